@@ -1,0 +1,1 @@
+"""unetkit: segment medical images with the U-Net family."""

@@ -1,0 +1,301 @@
+"""Every key a recipe may have, with its default, range and meaning.
+
+A key stands here once: the reader checks against it, `unetkit show` prints it, the engine reads it. Unknown keys
+are refused, values are not converted (`true` is no number, `"3"` is no integer).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Size = Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
+LabelValue = int | list[int]
+
+
+class Section(BaseModel):
+    """A group of keys: strict, closed, and unchangeable once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class ModelSection(Section):
+    """Which network; any further key is an option of that model's builder (see `unetkit show model=NAME`)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, protected_namespaces=())
+    name: str = Field("unet", description="name in the registry (`unetkit list models`)")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that go to the model's builder."""
+        return dict(self.model_extra or {})
+
+
+class SplitSection(Section):
+    """Who trains, who validates, who is only tested; patients are never divided."""
+
+    kind: Literal["auto", "fixed", "random", "kfold"] = Field(
+        "auto",
+        description="auto: what the data set states, else random; fixed: the id lists below or the data set's own",
+    )
+    folds: Annotated[int, Field(ge=2)] = Field(5, description="number of folds for kfold")
+    fold: Annotated[int, Field(ge=0)] = Field(0, description="which fold validates")
+    val_fraction: Fraction = Field(0.2, description="share of the training groups that validates (random)")
+    test_fraction: Fraction = Field(0.0, description="share of all groups that is kept for the test (random, kfold)")
+    seed: int = Field(12345, description="seed of the shuffling; the same seed gives the same split on any machine")
+    train: list[str] | None = Field(None, description="case or group ids that train (fixed)")
+    val: list[str] | None = Field(None, description="case or group ids that validate (fixed)")
+    test: list[str] | None = Field(None, description="case or group ids of the test set (fixed)")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> SplitSection:
+        if self.kind == "kfold" and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} does not exist among {self.folds} folds; give 0 to {self.folds - 1}")
+        if self.kind != "fixed" and (self.train or self.val or self.test) and self.kind != "auto":
+            raise ValueError(f"kind {self.kind} contradicts lists of case ids; use kind=fixed or drop the lists")
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction leave nothing to train on; keep their sum below 1")
+        return self
+
+
+class DataSection(Section):
+    """Where the images are and what their labels mean."""
+
+    root: str | None = Field(None, description="folder (or manifest file) with the data")
+    dataset: str | None = Field(None, description="name of a known data set (`unetkit list datasets`)")
+    layout: Literal["auto", "paired", "nnunet", "decathlon", "manifest", "synapse_raw", "synapse_slices"] = Field(
+        "auto", description="how the folder is laid out; auto recognises it"
+    )
+    cases: Positive | None = Field(
+        None, description="number of cases to generate (phantoms) or to keep of each split, for a quick try"
+    )
+    classes: dict[str, LabelValue] | None = Field(
+        None, description="foreground classes in output order: name -> label value(s) in the files"
+    )
+    regions: bool = Field(False, description="classes overlap: one sigmoid output per class, no background output")
+    ignore: list[int] = Field([], description="label values that neither loss nor metrics look at")
+    threshold: float | None = Field(None, description="label files are grey masks: above this value is foreground")
+    strict: bool = Field(True, description="label values that no class names are an error; false: they are background")
+    channels: list[str] | None = Field(None, description="name of each input channel; CT selects CT normalisation")
+    normalization: Literal[
+        "auto", "ct", "clip_minmax", "zscore", "zscore_mask", "percentile", "minmax", "rgb", "none"
+    ] = Field("auto", description="intensity normalisation of every channel; auto goes by channel name and file type")
+    clip: tuple[float, float] | None = Field(None, description="intensity range for ct and clip_minmax")
+    patch_size: Size | None = Field(
+        None, description="patch the network sees, in voxels; two numbers over volumes train slices"
+    )
+    resize: Size | None = Field(
+        None, description="resize every image or slice to this size in plane (instead of patches)"
+    )
+    generator: dict[str, Any] = Field({}, description="options of a generated data set (contrast, size, seed, ...)")
+    cache: Literal["memory", "none"] = Field(
+        "memory", description="keep preprocessed cases in memory, or read them anew each time"
+    )
+    split: SplitSection = SplitSection()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> DataSection:
+        if self.root is not None and self.dataset is not None and not _needs_root(self.dataset):
+            raise ValueError(f"root and dataset={self.dataset} contradict each other; give one of them")
+        if self.threshold is not None and self.classes is not None and len(self.classes) != 1:
+            raise ValueError(
+                f"threshold makes one foreground class, classes names {len(self.classes)}; drop one of the two"
+            )
+        if self.clip is not None and self.clip[0] >= self.clip[1]:
+            raise ValueError(f"clip [{self.clip[0]}, {self.clip[1]}]: the first value must be below the second")
+        if self.clip is not None and self.normalization not in ("auto", "ct", "clip_minmax"):
+            raise ValueError(f"clip is not used by normalization={self.normalization}; drop it or use clip_minmax")
+        if self.patch_size and self.resize and len(self.resize) != 2:
+            raise ValueError("resize is in plane: give two numbers")
+        return self
+
+
+def _needs_root(dataset: str) -> bool:
+    """Data sets that are read from the user's folder, as opposed to those that unetkit generates."""
+    return not dataset.startswith(("phantom", "shapes", "brain3d"))
+
+
+class PlanSection(Section):
+    """Overrides of the plan; what is not given is decided from the data."""
+
+    spacing: tuple[PositiveFloat, ...] | Literal["native"] | None = Field(
+        None, description="target spacing in mm, or native for no resampling"
+    )
+    transpose: tuple[int, ...] | None = Field(None, description="order of the RAS axes as the network sees them")
+    strides: list[tuple[Positive, ...]] | None = Field(None, description="stride per stage and axis")
+    kernels: list[tuple[Positive, ...]] | None = Field(None, description="kernel per stage and axis")
+    widths: list[Positive] | None = Field(None, description="channels per stage")
+    crop_nonzero: bool | None = Field(None, description="cut away the zero border before anything else")
+    image_order: Literal[0, 1, 3] | None = Field(None, description="spline order for resampling images")
+    memory_gb: PositiveFloat = Field(8.0, description="memory target of the patch and batch rule, in GB")
+
+
+class OptimizerSection(Section):
+    """The optimiser."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: PositiveFloat = 0.01
+    momentum: Fraction = Field(0.99, description="of sgd")
+    nesterov: bool = Field(True, description="of sgd")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="of adamw")
+    weight_decay: NonNegative = 3e-5
+
+
+class ScheduleSection(Section):
+    """The learning rate over time, updated at every step."""
+
+    name: Literal["poly", "cosine", "constant"] = "poly"
+    power: PositiveFloat = Field(0.9, description="of poly")
+    warmup: NonNegative = Field(0.0, description="epochs of linear warm-up")
+    min_lr: NonNegative = Field(0.0, description="floor of the learning rate")
+
+
+class LossSection(Section):
+    """What is minimised; weights are relative."""
+
+    name: Literal["auto", "dice_ce", "dice_bce", "dice", "ce", "focal", "tversky", "boundary"] = Field(
+        "auto", description="auto: dice_bce for regions, else dice_ce"
+    )
+    dice_weight: NonNegative = 1.0
+    ce_weight: NonNegative = Field(1.0, description="weight of the cross-entropy (or BCE) term")
+    batch_dice: bool = Field(False, description="pool Dice sums over the batch")
+    dice_background: bool = Field(False, description="count the background in Dice")
+    dice_squared: bool = Field(False, description="square the terms of the denominator")
+    smooth: NonNegative = 1e-5
+    focal_gamma: NonNegative = 2.0
+    tversky_alpha: NonNegative = Field(0.3, description="weight of false positives")
+    tversky_beta: NonNegative = Field(0.7, description="weight of false negatives")
+    boundary_weight: NonNegative = Field(
+        0.1, description="weight of the boundary term beside dice_ce, at the end of training"
+    )
+    class_weights: list[NonNegative] | None = Field(None, description="of the cross-entropy, one per output")
+
+
+class AugmentSection(Section):
+    """Random changes of the training samples; probabilities are per sample."""
+
+    preset: Literal["nnunet", "none", "light", "synapse"] = Field(
+        "nnunet", description="table of transforms; light: mirror, rotate 90, brightness; synapse: as TransUNet"
+    )
+    mirror: bool | list[int] = Field(True, description="false, or the array axes that may be mirrored")
+    left_right: list[tuple[str, str]] = Field(
+        [], description="class names that swap when the left-right axis is mirrored"
+    )
+    rotation_p: Fraction | None = Field(None, description="probability of rotation, instead of the preset's")
+    rotation_degrees: NonNegative | None = Field(None, description="largest angle, instead of the preset's")
+    scale_p: Fraction | None = None
+    scale: tuple[PositiveFloat, PositiveFloat] | None = None
+    elastic_p: Fraction = 0.0
+    elastic_magnitude: NonNegative = Field(6.0, description="standard deviation of the displacements in voxels")
+    elastic_grid: Positive = Field(8, description="control points per axis")
+    intensity: bool = Field(
+        True, description="noise, blur, brightness, contrast, low resolution and gamma of the preset"
+    )
+
+
+class TrainSection(Section):
+    """The training loop."""
+
+    epochs: Positive = 100
+    steps_per_epoch: Positive | None = Field(
+        None, description="steps of an epoch; without it one pass over the cases (or slices)"
+    )
+    batch_size: Positive | None = Field(None, description="samples per step; without it the plan decides")
+    accumulate: Positive = Field(1, description="batches whose gradients are added before a step")
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    loss: LossSection = LossSection()
+    augment: AugmentSection = AugmentSection()
+    oversample: Fraction = Field(0.33, description="share of a batch's patches that must hold foreground")
+    balance_classes: bool = Field(True, description="foreground patches draw the class first, then a voxel of it")
+    deep_supervision: bool | Literal["auto"] = Field(
+        "auto", description="train lower-resolution outputs where the model has them"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 where the device computes in it"
+    )
+    clip_norm: PositiveFloat | None = Field(12.0, description="largest gradient norm; null: none")
+    ema: Fraction = Field(0.0, description="decay of the averaged weights; 0: none")
+    compile: bool = Field(False, description="torch.compile, falling back with a reason")
+    channels_last: bool | Literal["auto"] = Field(
+        "auto", description="memory layout; auto measures nothing and follows facts"
+    )
+    deterministic: bool = Field(False, description="same seed, same weights on a GPU too (slower)")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field("auto", description="loader processes")
+    validate_every: Positive = Field(10, description="epochs between whole-case validations")
+    validation_cases: Positive | None = Field(
+        None, description="at most this many cases in those; the last one takes all"
+    )
+    select: Literal["best", "last"] = Field("best", description="which checkpoint is reported and used for prediction")
+    checkpoint_minutes: PositiveFloat = Field(5.0, description="minutes between checkpoints")
+    checkpoint_steps: Positive | None = Field(None, description="steps between checkpoints, beside the minutes")
+    max_minutes: PositiveFloat | None = Field(None, description="wall-clock limit; training ends and is reported then")
+    init: str | None = Field(
+        None, description="run or checkpoint whose weights to start from; heads that differ stay new"
+    )
+    tensorboard: bool = Field(False, description="write TensorBoard files too (extra 'tensorboard')")
+
+
+class InferSection(Section):
+    """Prediction of whole cases, in validation and afterwards."""
+
+    overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.5, description="share of a window its neighbour covers")
+    window_batch: Positive = Field(1, description="windows per forward pass")
+    mirror: bool = Field(False, description="average over all mirrored inputs")
+    restore: Literal["logits", "labels"] = Field(
+        "logits",
+        description="back to the input grid: interpolate the logits, or labels to the nearest (Synapse protocol)",
+    )
+    keep_largest: bool = Field(False, description="keep only the largest component of each class")
+
+
+class EvaluateSection(Section):
+    """What is measured on whole cases."""
+
+    empty: Literal["skip", "one", "synapse", "worst"] = Field(
+        "skip",
+        description="a class absent from the reference: skip it; one: both empty counts as perfect; "
+        "synapse: the published rule of the Synapse code; worst: as one, and infinite distances become the diagonal",
+    )
+    surface: Literal["voxel", "element"] = Field(
+        "voxel", description="surface definition: border voxels or area elements"
+    )
+    hd95: Literal["max", "pooled"] = Field(
+        "max", description="of the two directions' percentiles, or over the pooled distances (MedPy)"
+    )
+    tolerance_mm: PositiveFloat = Field(2.0, description="of the surface Dice (in pixels where there is no spacing)")
+    spacing: Literal["file", "unit"] = Field("file", description="unit: distances in voxels, as some papers print")
+    distances: bool = Field(True, description="HD95, ASSD and surface Dice; false: overlap only")
+
+
+class Recipe(Section):
+    """Everything one run depends on besides the data itself."""
+
+    description: str = Field("", description="one line shown by `unetkit list recipes`")
+    seed: int = Field(0, description="of weights, sampling and augmentation")
+    output: str = Field("runs", description="folder that receives the run folders")
+    name: str | None = Field(None, description="name of the run folder; without it recipe, data and a number")
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    plan: PlanSection = PlanSection()
+    train: TrainSection = TrainSection()
+    infer: InferSection = InferSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Recipe:
+        if self.train.loss.name == "dice_bce" and not self.data.regions:
+            raise ValueError(
+                "train.loss.name=dice_bce is for overlapping classes; set data.regions=true or use dice_ce"
+            )
+        if self.data.regions and self.train.loss.name in ("dice_ce", "ce"):
+            raise ValueError(
+                f"train.loss.name={self.train.loss.name} is for exclusive classes; use dice_bce with data.regions"
+            )
+        return self

@@ -1,0 +1,123 @@
+"""The objects that travel between rooms; all frozen, none imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unetkit.errors import DataError, ShapeError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+IGNORE = 255
+"""Value of an encoded label voxel that no loss and no metric may look at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An image or label map [C, *S] with its place in the world.
+
+    `spacing` is in mm per axis of S, in array order. `affine` (4x4) takes array indices to
+    RAS+ world coordinates in mm, or is None where the file has none (2D images).
+    `header` is whatever the reader needs to write the same geometry again, bit for bit.
+    Raises ShapeError if spacing and data disagree.
+    """
+
+    data: np.ndarray
+    spacing: tuple[float, ...]
+    affine: np.ndarray | None = None
+    source: str | None = None
+    header: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != len(self.spacing) + 1:
+            raise ShapeError(
+                f"{self.source or 'volume'}: data of shape {tuple(self.data.shape)} needs {self.data.ndim - 1} "
+                f"spacings after the channel axis, {len(self.spacing)} given; data must be [C, *S]"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Number of channels C."""
+        return int(self.data.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape S in voxels."""
+        return tuple(int(n) for n in self.data.shape[1:])
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial axes."""
+        return self.data.ndim - 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject: image files (one per channel, or one holding all), label, and whom it belongs to.
+
+    `group` is the patient (or slide, or site) that must not be split; `roi` is a mask outside of which
+    nothing counts; `split` is "train", "val" or "test" where the data set itself says so.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    group: str | None = None
+    roi: Path | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the values of a label file mean.
+
+    `classes` are the foreground classes in the order of the network's outputs, `values` the file values
+    that make up each. `regions`: classes may overlap, one sigmoid each. Values in `ignore` say nothing.
+    `threshold`: the file is a grey mask, values above it are class 1 (then `values` is ((1,),)).
+    `strict`: a value that is neither named nor 0 is an error; otherwise it is background.
+    """
+
+    classes: tuple[str, ...]
+    values: tuple[tuple[int, ...], ...]
+    regions: bool = False
+    ignore: tuple[int, ...] = ()
+    threshold: float | None = None
+    strict: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != len(self.values):
+            raise DataError(
+                f"{len(self.classes)} class names for {len(self.values)} sets of label values; give one each"
+            )
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels of the network's output: classes and background, or one per region."""
+        return len(self.classes) if self.regions else len(self.classes) + 1
+
+
+@dataclass(frozen=True)
+class TaskShape:
+    """What a network has to fit: input channels, output channels, patch size in voxels."""
+
+    in_channels: int
+    num_classes: int
+    patch_size: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patch_size", tuple(int(n) for n in self.patch_size))
+        if len(self.patch_size) not in (2, 3) or min(self.patch_size) < 1:
+            raise ShapeError(f"patch_size {self.patch_size}: give 2 or 3 positive whole numbers, one per axis")
+        if self.in_channels < 1 or self.num_classes < 1:
+            raise ShapeError(
+                f"in_channels={self.in_channels}, num_classes={self.num_classes}: both must be at least 1 "
+                "(num_classes counts the background)"
+            )
+
+    @property
+    def dims(self) -> int:
+        """2 or 3, the length of `patch_size`."""
+        return len(self.patch_size)
