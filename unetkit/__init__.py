@@ -1,1 +1,55 @@
-"""unetkit: segment medical images with the U-Net family."""
+"""unetkit: segment medical images with the U-Net family.
+
+The public names are loaded when they are first used, so that `import unetkit` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unetkit import metrics
+    from unetkit.engine.train import train
+    from unetkit.errors import UnetkitError
+    from unetkit.evaluation import evaluate
+    from unetkit.infer.predictor import Predictor, load
+    from unetkit.registry import create_model, list_models, register
+    from unetkit.types import Volume
+
+__all__ = [
+    "Predictor",
+    "UnetkitError",
+    "Volume",
+    "create_model",
+    "evaluate",
+    "list_models",
+    "load",
+    "metrics",
+    "register",
+    "train",
+]
+
+_HOME = {
+    "Predictor": "unetkit.infer.predictor",
+    "UnetkitError": "unetkit.errors",
+    "Volume": "unetkit.types",
+    "create_model": "unetkit.registry",
+    "evaluate": "unetkit.evaluation",
+    "list_models": "unetkit.registry",
+    "load": "unetkit.infer.predictor",
+    "register": "unetkit.registry",
+    "train": "unetkit.engine.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "metrics":
+        return importlib.import_module("unetkit.metrics")
+    if name not in _HOME:
+        raise AttributeError(f"module 'unetkit' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,1 +1,35 @@
-""""""
+"""Recipes: what one run does, as YAML and key=value words, checked against one schema."""
+
+from unetkit.recipe.faults import explain_faults
+from unetkit.recipe.find import find_recipe, list_recipes
+from unetkit.recipe.merge import Resolved, resolve
+from unetkit.recipe.schema import (
+    AugmentSection,
+    DataSection,
+    EvaluateSection,
+    InferSection,
+    LossSection,
+    OptimizerSection,
+    Recipe,
+    ScheduleSection,
+    SplitSection,
+    TrainSection,
+)
+
+__all__ = [
+    "AugmentSection",
+    "DataSection",
+    "EvaluateSection",
+    "InferSection",
+    "LossSection",
+    "OptimizerSection",
+    "Recipe",
+    "Resolved",
+    "ScheduleSection",
+    "SplitSection",
+    "TrainSection",
+    "explain_faults",
+    "find_recipe",
+    "list_recipes",
+    "resolve",
+]

@@ -1,0 +1,84 @@
+"""The registry: names, metadata read without importing models, refusals."""
+
+import subprocess
+import sys
+
+import pytest
+
+import unetkit
+from unetkit.errors import ModelError, ShapeError
+from unetkit.registry import FAMILIES, ModelInfo, catalog, check_size, check_task, list_models, model_info, register
+from unetkit.types import TaskShape
+
+
+def test_catalog_is_read_from_source_and_equals_what_is_registered() -> None:
+    code = (
+        "from unetkit.registry import _catalog, _live; import sys\n"
+        "static = dict(_catalog()); assert 'torch' not in sys.modules\n"
+        "import unetkit.models\n"
+        "assert set(static) == set(_live), set(static) ^ set(_live)\n"
+        "for name, info in static.items():\n"
+        "    live = _live[name]\n"
+        "    assert (info.title, info.dims, info.params, list(info.options)) == "
+        "(live.title, live.dims, live.params, list(live.options)), name\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_metadata_is_whole(name: str) -> None:
+    info = model_info(name)
+    assert info.family in FAMILIES
+    assert 2014 < info.year < 2030
+    assert set(info.dims) <= {2, 3}
+    assert set(info.params) == set(info.params_at)
+    assert all(info.source), "repository, commit and licence of the reference"
+
+
+def test_filters() -> None:
+    assert "unet" in list_models(family="cnn", dims=3)
+    assert "swin_unet" not in list_models(dims=3)
+    assert list_models("swin*") == ["swin_unet", "swin_unetr"]
+    assert all(min(catalog()[n].params.values()) <= 30_000_000 for n in list_models(max_params=30_000_000))
+    with pytest.raises(ModelError, match="did you mean 'transformer'"):
+        list_models(family="transformers")
+
+
+def test_refusals_name_the_remedy() -> None:
+    with pytest.raises(ModelError, match=r"no model 'swin_unnet' \(did you mean 'swin_unet'\?\)"):
+        unetkit.create_model("swin_unnet")
+    with pytest.raises(ModelError, match=r"has no option 'witdhs' .did you mean 'widths'"):
+        unetkit.create_model("unet", witdhs=(8, 16))
+    with pytest.raises(ModelError, match="swin_unet is 2D only"):
+        unetkit.create_model("swin_unet", patch_size=(64, 64, 64))
+    with pytest.raises(ShapeError, match="give 2 or 3 positive whole numbers"):
+        unetkit.create_model("unet", patch_size=(64,))
+
+
+def test_size_rules() -> None:
+    info = ModelInfo(title="t", family="cnn", year=2020, paper="-", dims=(2,), multiple=16, min_size=32, square=True)
+    assert info.legal_size((17, 50)) == (64, 64)
+    with pytest.raises(ShapeError, match=r"multiples of 16, at least 32, all equal; the next legal size is \(64, 64\)"):
+        check_size(info, (17, 50), "x")
+
+
+def test_missing_package_is_named() -> None:
+    info = ModelInfo(title="t", family="cnn", year=2020, paper="-", dims=(2,), needs=("no_such_package",), name="m")
+    with pytest.raises(ModelError, match="pip install no_such_package"):
+        check_task(info, TaskShape(1, 2, (8, 8)), {})
+
+
+def test_a_users_model_is_one_decorator_away() -> None:
+    from torch import nn
+
+    @register(ModelInfo(title="One convolution", family="cnn", year=2026, paper="-", dims=(2, 3)))
+    def one_convolution(task: TaskShape, *, kernel: int = 1) -> nn.Module:
+        layer = nn.Conv2d if task.dims == 2 else nn.Conv3d
+        return layer(task.in_channels, task.num_classes, kernel)
+
+    import torch
+
+    model = unetkit.create_model("one_convolution", in_channels=2, num_classes=3, patch_size=(4, 4, 4))
+    assert model(torch.zeros(1, 2, 4, 4, 4)).shape == (1, 3, 4, 4, 4)
+    with pytest.raises(ShapeError, match=r"expected \[B, 2, D, H, W\]"):
+        model(torch.zeros(1, 1, 4, 4, 4))

@@ -1,0 +1,88 @@
+"""The words that a verb takes besides those of a recipe, checked like a recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from unetkit.errors import RecipeError
+from unetkit.recipe import DataSection, EvaluateSection, InferSection, explain_faults
+from unetkit.recipe.schema import Section
+from unetkit.recipe.words import nest, parse_words
+
+Words = TypeVar("Words", bound=Section)
+
+
+class ListWords(Section):
+    """Filters of `unetkit list models`."""
+
+    name: str = Field("*", description="shell pattern on the name")
+    family: str | None = None
+    dims: Literal[2, 3] | None = None
+    year: int | None = None
+    max_params: int | None = Field(None, ge=1, description="upper bound on the published parameter count")
+    licence: str | None = Field(None, description="licence of the reference, for example MIT")
+
+
+class PredictWords(Section):
+    """What to predict with, from, and to."""
+
+    run: str = Field(description="run folder or checkpoint")
+    input: str | None = Field(None, description="file or folder of images")
+    split: Literal["train", "val", "test"] | None = Field(None, description="predict this split of the run's own data")
+    output: str = Field(description="folder, or file if the input is one")
+    device: str = "auto"
+    overwrite: bool = Field(False, description="predict again what is there already")
+    probabilities: bool = Field(False, description="write probabilities beside the labels")
+    infer: InferSection = InferSection()
+    data: DataSection = DataSection()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> PredictWords:
+        if (self.input is None) == (self.split is None):
+            raise ValueError(
+                "give input=FILE_OR_FOLDER, or split=test for the cases of the run's own data; one of the two"
+            )
+        return self
+
+
+class EvaluateWords(Section):
+    """What to score: two folders, or a run on a split of its data."""
+
+    predictions: str | None = Field(None, description="folder or file of label maps")
+    references: str | None = Field(None, description="folder or file of true label maps")
+    run: str | None = Field(None, description="run folder: predict and score a split of its data")
+    split: Literal["train", "val", "test"] = "test"
+    output: str | None = Field(None, description="folder for metrics.json, metrics.csv and the report")
+    device: str = "auto"
+    data: DataSection = DataSection()
+    infer: InferSection = InferSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> EvaluateWords:
+        if (self.run is None) == (self.predictions is None):
+            raise ValueError("give predictions=FOLDER references=FOLDER, or run=RUN; one of the two")
+        if self.predictions is not None and self.references is None:
+            raise ValueError("predictions need references=FOLDER_OR_FILE with the true label maps")
+        return self
+
+
+def read_words(words: Iterable[str], schema: type[Words]) -> Words:
+    """Check `key=value` words against a schema. Raises RecipeError that lists all faults at once."""
+    values, faults = parse_words(words)
+    try:
+        checked = schema.model_validate_json(json.dumps(nest(values), default=str))
+    except ValidationError as error:
+        faults += explain_faults(error, schema)
+    if faults:
+        raise RecipeError("; ".join(faults), faults)
+    return checked
+
+
+def given(section: Section) -> dict[str, Any]:
+    """Return the keys of a section that the user wrote, with plain values."""
+    return section.model_dump(exclude_unset=True)

@@ -1,0 +1,139 @@
+"""What each verb does: words in, (JSON document, text for people) out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from unetkit.errors import RecipeError, nearest
+
+Outcome = tuple[Any, str]
+
+
+def run_list(words: list[str]) -> Outcome:
+    """List models (with filters), recipes or data sets."""
+    from unetkit.cli import tables
+
+    kinds = {"models": tables.models, "recipes": tables.recipes, "datasets": tables.datasets}
+    kind, *rest = words or ["models"]
+    if "=" in kind:
+        kind, rest = "models", words
+    if kind not in kinds:
+        raise RecipeError(f"list {kind}: choose models, recipes or datasets{nearest(kind, kinds)}")
+    if rest and kind != "models":
+        raise RecipeError(f"list {kind} takes no filters, given: {' '.join(rest)}")
+    rows = kinds[kind](rest) if kind == "models" else kinds[kind]([])
+    return {kind: rows}, tables.as_text(rows)
+
+
+def run_show(words: list[str]) -> Outcome:
+    """Show a recipe with origins, a model's card, a data set, or a run's recipe."""
+    from unetkit.cli import tables
+
+    heads = {w.partition("=")[0]: w.partition("=")[2] for w in words}
+    for key, card in (("model", tables.model_card), ("dataset", tables.dataset_card), ("run", tables.run_card)):
+        if key in heads:
+            if len(words) > 1:
+                raise RecipeError(f"show {key}=NAME takes no further words, given: {' '.join(words)}")
+            return card(heads[key])
+    from unetkit.recipe import resolve
+
+    resolved = resolve(words)
+    document = {"recipe": json.loads(resolved.recipe.model_dump_json()), "origins": resolved.origins}
+    return document, "\n".join(resolved.lines())
+
+
+def run_inspect(words: list[str]) -> Outcome:
+    """Say what a data folder is and what is wrong with it; problems give exit code 2."""
+    from unetkit.recipe import resolve
+
+    recipe = resolve(words).recipe
+    from unetkit.cli.progress import bar
+    from unetkit.data.datasets import open_dataset
+    from unetkit.data.inspect import inspect_dataset, inspection_table
+
+    found = inspect_dataset(open_dataset(recipe.data), progress=bar("reading cases"))
+    return {**found, "exit_code": 2 if found["problems"] else 0}, inspection_table(found)
+
+
+def run_plan(words: list[str]) -> Outcome:
+    """Measure the data set and print the plan with a reason for each decision."""
+    from unetkit.recipe import resolve
+
+    resolved = resolve(words)
+    from unetkit.engine.train import prepare_plan
+
+    plan = prepare_plan(resolved.recipe).plan
+    tree = plan.to_json()
+    text = [f"{key} = {json.dumps(value)}" for key, value in tree.items() if key != "reasons"]
+    return tree, "\n".join([*text, "", *(f"{key}: {why}" for key, why in plan.reasons.items())])
+
+
+def run_train(words: list[str]) -> Outcome:
+    """Train, validate and report; `resume=RUN` goes on where a run stopped."""
+    from unetkit.recipe import resolve
+
+    resume = [w.partition("=")[2] for w in words if w.startswith("resume=")]
+    rest = [w for w in words if not w.startswith("resume=")]
+    if resume and rest:
+        raise RecipeError(
+            f"resume goes on with the run's own recipe; drop {' '.join(rest)}, or train anew without resume"
+        )
+    resolved = None if resume else resolve(rest)
+    from unetkit.engine.memory import keep_heap
+    from unetkit.engine.train import resume_training, train_resolved
+
+    keep_heap()
+    result = resume_training(Path(resume[0])) if resolved is None else train_resolved(resolved)
+    return result.to_json(), result.summary()
+
+
+def run_predict(words: list[str]) -> Outcome:
+    """Write a label map for each image; what failed is named and gives exit code 2."""
+    from unetkit.cli.arguments import PredictWords, given, read_words
+
+    args = read_words(words, PredictWords)
+    import unetkit
+    from unetkit.cli.progress import bar
+    from unetkit.engine.memory import keep_heap
+    from unetkit.infer.folder import predict_cases, predict_files
+
+    keep_heap()
+    predictor = unetkit.load(args.run, device=args.device, **given(args.infer))
+    options = {"overwrite": args.overwrite, "probabilities": args.probabilities, "progress": bar("predicting")}
+    if args.input is not None:
+        summary = predict_files(predictor, Path(args.input), Path(args.output), **options)
+    else:
+        from unetkit.evaluation import cases_of_run
+
+        cases = cases_of_run(Path(args.run), str(args.split), given(args.data))
+        summary = predict_cases(predictor, cases, Path(args.output), **options)
+    lines = [f"{len(summary['done'])} predicted, {len(summary['skipped'])} there already -> {args.output}"]
+    lines += [f"failed: {f['case']}: {f['error']}" for f in summary["failed"]]
+    return {**summary, "exit_code": 2 if summary["failed"] else 0}, "\n".join(lines)
+
+
+def run_evaluate(words: list[str]) -> Outcome:
+    """Score label maps against the truth, or a run on a split of its data."""
+    from unetkit.cli.arguments import EvaluateWords, given, read_words
+
+    args = read_words(words, EvaluateWords)
+    from unetkit.cli.progress import bar
+    from unetkit.evaluation import evaluate_folders, evaluate_run, write_evaluation
+
+    progress = bar("scoring")
+    if args.run is not None:
+        settings = {name: given(getattr(args, name)) for name in ("data", "infer", "evaluate")}
+        evaluation = evaluate_run(Path(args.run), args.split, settings, device=args.device, progress=progress)
+    else:
+        evaluation = evaluate_folders(
+            Path(str(args.predictions)),
+            Path(str(args.references)),
+            data=args.data,
+            rules=args.evaluate,
+            progress=progress,
+        )
+    written = write_evaluation(evaluation, Path(args.output)) if args.output else None
+    where = f"\nwritten to {written}" if written else ""
+    return {**evaluation.to_json(), "output": str(written) if written else None}, evaluation.table() + where

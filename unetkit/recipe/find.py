@@ -1,0 +1,40 @@
+"""Where the recipes lie: inside the installed package, or beside it in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unetkit.errors import RecipeError, nearest
+
+
+def recipes_folder() -> Path:
+    """Return the folder of the recipes that come with unetkit.
+
+    Raises RecipeError if the installation lacks it.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "recipes", package.parent / "recipes"):
+        if folder.is_dir():
+            return folder
+    raise RecipeError("the recipes of unetkit are missing from this installation; install it again with pip")
+
+
+def list_recipes() -> dict[str, Path]:
+    """Return the recipes that come with unetkit, by name."""
+    return {path.stem: path for path in sorted(recipes_folder().rglob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe given by name, or by path if it ends in .yaml or .yml.
+
+    Raises RecipeError with the nearest name if there is none.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise RecipeError(f"recipe={name}: there is no such file")
+        return path
+    known = list_recipes()
+    if name not in known:
+        raise RecipeError(f"recipe={name}: no such recipe{nearest(name, known)}; there are {', '.join(known)}")
+    return known[name]
