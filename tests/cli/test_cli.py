@@ -1,0 +1,120 @@
+"""The command line: answers, exit codes, JSON, and quickness without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unetkit.cli import VERBS, main
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(words)
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert all(f"\n  {verb} " in out for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("trian",), "there is no verb 'trian' (did you mean 'train'?)"),
+        (("show", "model=unett"), "there is no model 'unett' (did you mean 'unet'?)"),
+        (("show", "dataset=phantom"), "no such data set (did you mean 'phantom2d'?)"),
+        (("show", "run=nowhere"), "this is no run folder of unetkit"),
+        (("list", "modles"), "choose models, recipes or datasets (did you mean 'models'?)"),
+        (("list", "models", "dims=4"), "dims=4: expected one of 2, 3"),
+        (("train", "train.epoch=3"), "unknown key 'train.epoch' (did you mean 'train.epochs'?)"),
+        (("train", "--train.epochs=3"), "write train.epochs=3"),
+        (("predict", "run=x"), "output is missing"),
+        (("predict", "run=x", "output=o"), "give input=FILE_OR_FOLDER"),
+        (("evaluate", "predictions=a"), "predictions need references"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], line: str
+) -> None:
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert line in err
+    assert "Traceback" not in err
+    assert all(each.startswith("unetkit: ") for each in err.strip().splitlines())
+
+
+def test_all_faults_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "show", "train.epoch=3", "seed=x", "--json")
+    document = json.loads(out.strip().splitlines()[-1])
+    assert code == 2
+    assert (document["kind"], len(document["faults"])) == ("RecipeError", 2)
+    assert len(err.strip().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list", "models"),
+        ("list", "recipes"),
+        ("list", "datasets"),
+        ("show", "recipe=quickstart"),
+        ("show", "model=unet"),
+    ],
+)
+def test_json_and_text_of_quick_verbs(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    code, text, _ = run(capsys, *words)
+    assert (code, len(text) > 100) == (0, True)
+    code, out, err = run(capsys, *words, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)
+
+
+def test_filters_of_list(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "list", "models", "family=transformer", "dims=3", "--json")
+    names = [m["name"] for m in json.loads(out)["models"]]
+    assert "unetr" in names
+    assert "swin_unet" not in names
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--help", "list models", "list recipes", "show recipe=synapse_swin", "show model=unet", "train train.epoch=3"],
+)
+def test_quick_answers_leave_torch_alone(words: str) -> None:
+    code = (
+        "import sys; from unetkit.cli import main; main(sys.argv[1:]); "
+        "print([m for m in ('torch', 'numpy', 'monai', 'nibabel') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, check=True)
+    assert out.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    out = subprocess.run(
+        f"{sys.executable} -m unetkit show | head -1", shell=True, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.startswith("description = ")
+    assert out.stderr == ""
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from unetkit.cli import verbs
+
+    def stop(_: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verbs, "run_list", stop)
+    assert main(["list"]) == 130
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_a_folder_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "inspect", f"data.root={tmp_path}")
+    assert code == 2
+    assert str(tmp_path) in err
+    assert len(err.strip().splitlines()) == 1
