@@ -1,0 +1,255 @@
+"""From a case's own grid to the network's and back again; the same steps in training and prediction.
+
+Steps: closest canonical (RAS) orientation, transpose by the plan, crop to nonzero, normalise, resample (or resize in
+plane). `Geometry` remembers them, so that `restore_labels` and `restore_logits` undo the last, the third, the second
+and the first exactly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+
+from unetkit.data.normalize import normalize, object_mask
+from unetkit.data.resample import resize, resize_labels, separate_axis, target_shape
+from unetkit.errors import DataError, ShapeError
+from unetkit.plan.plan import Plan
+from unetkit.types import Volume
+
+_OUTSIDE = 30.0
+"""Logit of the background where the case was cropped away; a soft-max of it is 1 within float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """How a prepared array [*P] came from an input [*S], with what is needed to go back.
+
+    Prepared axis a runs along input axis `axes[a]`, reversed where `flips[a]`; `box` is the (start, stop) kept of each
+    after that; `shape` and `spacing` (mm) are those of the prepared array. `separate` is the axis that was
+    resampled to the nearest slice; `corners` says that `resize` matched corners rather than pixel areas.
+    """
+
+    input_shape: tuple[int, ...]
+    input_spacing: tuple[float, ...]
+    axes: tuple[int, ...]
+    flips: tuple[bool, ...]
+    box: tuple[tuple[int, int], ...]
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    separate: int | None = None
+    corners: bool = False
+    affine: np.ndarray | None = None
+    source: str | None = None
+    header: Any = field(default=None, repr=False)
+
+    @property
+    def cropped_shape(self) -> tuple[int, ...]:
+        """Size in voxels after crop and before resampling."""
+        return tuple(stop - start for start, stop in self.box)
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        """Size in voxels after transposition and before the crop."""
+        return tuple(self.input_shape[axis] for axis in self.axes)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A case as the network sees it: `data` float32 [C, *S], `label` encoded uint8 [L, *S] or None."""
+
+    id: str
+    data: np.ndarray
+    label: np.ndarray | None
+    geometry: Geometry
+
+
+def preprocess(image: Volume, label: Volume | None, plan: Plan, *, case_id: str | None = None) -> Prepared:
+    """Bring an image [C, *S] and its encoded label [L, *S] to the orientation, intensities and grid of the plan.
+
+    2D images keep their axes. Nothing is padded here: patches and windows do that.
+
+    Raises ShapeError if image, label and plan disagree in channels, axes or shape; DataError for NaN voxels or a
+    broken affine.
+    """
+    _check(image, label, plan)
+    axes, flips = _orientation(image, plan.transpose)
+    data = _oriented(image.data, axes, flips)
+    box = _nonzero_box(data) if plan.crop_nonzero else tuple((0, n) for n in data.shape[1:])
+    window = (slice(None), *(slice(start, stop) for start, stop in box))
+    data = data[window]
+    geometry = _geometry(image, axes, flips, box, plan)
+    masked = any(rule.scheme == "zscore_mask" for rule in plan.normalization)
+    data = normalize(data, plan.normalization, mask=object_mask(data) if masked else None)
+    order = 3 if geometry.corners else int(plan.resampling["image"])
+    data = resize(torch.from_numpy(data), geometry.shape, _orders(geometry, order), corners=geometry.corners).numpy()
+    target = None
+    if label is not None:
+        cut = np.ascontiguousarray(_oriented(label.data, axes, flips)[window])
+        order = 0 if geometry.corners else int(plan.resampling["label"])
+        target = resize_labels(
+            torch.from_numpy(cut), geometry.shape, _orders(geometry, order), corners=geometry.corners
+        ).numpy()
+    return Prepared(case_id or image.source or "", np.ascontiguousarray(data), target, geometry)
+
+
+def restore_labels(labels: np.ndarray, geometry: Geometry, plan: Plan) -> np.ndarray:
+    """Take labels [*P] (or [R, *P] for regions) back to the input's shape and axis order, nearest voxel.
+
+    What had been cropped away is 0, the background. Raises ShapeError if [*P] is not the prepared shape.
+    """
+    regions = plan.labels.regions
+    _check_restorable(labels.shape, geometry, lead=int(regions))
+    stack = torch.from_numpy(np.ascontiguousarray(labels if regions else labels[None]))
+    stack = resize(stack, geometry.cropped_shape, (0,) * len(geometry.shape), corners=geometry.corners)
+    full = _pasted(stack, geometry)
+    return full if regions else full[0]
+
+
+def restore_logits(logits: Tensor, geometry: Geometry, plan: Plan) -> Tensor:
+    """Take logits [K, *P] back to [K, *S] of the input: linear, nearest across the axis that was resampled apart.
+
+    What had been cropped away is certain background. One class at a time, so that memory stays at the result's size.
+
+    Raises ShapeError if [*P] is not the prepared shape.
+    """
+    _check_restorable(tuple(logits.shape), geometry)
+    out = logits.new_full((len(logits), *geometry.full_shape), -_OUTSIDE)
+    if not plan.labels.regions:
+        out[0] = _OUTSIDE
+    for channel in range(len(logits)):
+        out[channel][_window(geometry)] = _scores(logits, channel, geometry).to(out.dtype)
+    inverse = [0, *(1 + axis for axis in np.argsort(geometry.axes).tolist())]
+    flipped = [1 + axis for axis, flip in enumerate(geometry.flips) if flip]
+    return out.flip(flipped).permute(inverse) if flipped else out.permute(inverse)
+
+
+def restore_argmax(logits: Tensor, geometry: Geometry, plan: Plan) -> np.ndarray:
+    """Return what `labels_from_logits` makes of `restore_logits`, without ever holding all classes on the fine grid.
+
+    uint8 [*S], or [R, *S] for regions.
+    """
+    _check_restorable(tuple(logits.shape), geometry)
+    if plan.labels.regions:
+        masks = torch.stack([_scores(logits, channel, geometry) > 0 for channel in range(len(logits))])
+        return _pasted(masks.to(torch.uint8), geometry)
+    best = _scores(logits, 0, geometry)
+    winner = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for channel in range(1, len(logits)):
+        score = _scores(logits, channel, geometry)
+        winner[score > best] = channel
+        best = torch.maximum(best, score)
+    return _pasted(winner[None], geometry)[0]
+
+
+def labels_from_logits(logits: Tensor, plan: Plan) -> np.ndarray:
+    """Decide: uint8 class index [*S] of the largest of logits [K, *S], or 0/1 [R, *S] for regions (sigmoid > 0.5)."""
+    if plan.labels.regions:
+        return (logits > 0).to(torch.uint8).cpu().numpy()
+    return logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
+
+
+def _pasted(labels: Tensor, geometry: Geometry) -> np.ndarray:
+    values = labels.cpu().numpy()
+    full = np.zeros((len(values), *geometry.full_shape), values.dtype)
+    full[(slice(None), *_window(geometry))] = values
+    return np.ascontiguousarray(_unoriented(full, geometry))
+
+
+def _scores(logits: Tensor, channel: int, geometry: Geometry) -> Tensor:
+    orders = _orders(geometry, 1)
+    return resize(logits[channel : channel + 1], geometry.cropped_shape, orders, corners=geometry.corners)[0].float()
+
+
+def _check(image: Volume, label: Volume | None, plan: Plan) -> None:
+    where = image.source or "the image"
+    if image.channels != len(plan.channels):
+        raise ShapeError(
+            f"{where}: {image.channels} channel(s), the plan has {len(plan.channels)} ({', '.join(plan.channels)}); "
+            "give the same channels as in training"
+        )
+    if image.dims < plan.dims or (plan.transpose and len(plan.transpose) != image.dims):
+        needed = len(plan.transpose) or plan.dims
+        raise ShapeError(f"{where}: an image of {image.dims} axes, the plan is for {needed}; give data of that kind")
+    if label is not None and label.shape != image.shape:
+        raise ShapeError(f"{where}: image {image.shape} and label {label.shape} differ in shape; resave them alike")
+
+
+def _check_restorable(shape: Sequence[int], geometry: Geometry, lead: int = 1) -> None:
+    if tuple(shape[lead:]) != geometry.shape:
+        raise ShapeError(
+            f"cannot restore an array of shape {tuple(shape)}: give {lead} leading axis (channels or regions) "
+            f"followed by the prepared shape {geometry.shape}"
+        )
+
+
+def _orientation(image: Volume, transpose: Sequence[int]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Return for each prepared axis the input axis and whether it is reversed."""
+    order = tuple(transpose) or tuple(range(image.dims))
+    if image.affine is None or image.dims < 3:
+        return order, (False,) * image.dims
+    found = nib.orientations.io_orientation(image.affine)
+    if not np.isfinite(found).all():
+        raise DataError(f"{image.source or 'image'}: its affine maps an axis to nothing; repair the header")
+    source = {int(world): (axis, bool(sign < 0)) for axis, (world, sign) in enumerate(found)}
+    return tuple(source[world][0] for world in order), tuple(source[world][1] for world in order)
+
+
+def _oriented(data: np.ndarray, axes: Sequence[int], flips: Sequence[bool]) -> np.ndarray:
+    turned = data.transpose(0, *(1 + axis for axis in axes))
+    return np.flip(turned, tuple(1 + axis for axis, flip in enumerate(flips) if flip))
+
+
+def _unoriented(data: np.ndarray, geometry: Geometry) -> np.ndarray:
+    turned = np.flip(data, tuple(1 + axis for axis, flip in enumerate(geometry.flips) if flip))
+    return turned.transpose(0, *(1 + axis for axis in np.argsort(geometry.axes).tolist()))
+
+
+def _nonzero_box(data: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Return the (start, stop) per axis around voxels that are nonzero in any channel; everything if none is."""
+    nonzero = (data != 0).any(axis=0)
+    box = []
+    for axis in range(nonzero.ndim):
+        used = np.flatnonzero(nonzero.any(axis=tuple(a for a in range(nonzero.ndim) if a != axis)))
+        box.append((int(used[0]), int(used[-1]) + 1) if len(used) else (0, nonzero.shape[axis]))
+    return tuple(box)
+
+
+def _geometry(
+    image: Volume, axes: tuple[int, ...], flips: tuple[bool, ...], box: tuple[tuple[int, int], ...], plan: Plan
+) -> Geometry:
+    old = tuple(float(image.spacing[axis]) for axis in axes)
+    size = tuple(stop - start for start, stop in box)
+    shape, new = size, old
+    if plan.resize is not None:
+        shape = (*size[:-2], *plan.resize)
+        new = tuple(width * a / b for width, a, b in zip(old, size, shape, strict=True))
+    elif plan.spacing is not None:
+        # A spacing for the plane alone leaves the slices of a volume where they are.
+        new = (*old[: len(old) - len(plan.spacing)], *map(float, plan.spacing))
+        shape = target_shape(size, old, new)
+    return Geometry(
+        input_shape=image.shape,
+        input_spacing=tuple(map(float, image.spacing)),
+        axes=axes,
+        flips=flips,
+        box=box,
+        shape=shape,
+        spacing=new,
+        separate=separate_axis(old, new, plan.resampling["separate_z"]) if plan.resize is None else None,
+        corners=plan.resize is not None,
+        affine=image.affine,
+        source=image.source,
+        header=image.header,
+    )
+
+
+def _orders(geometry: Geometry, order: int) -> tuple[int, ...]:
+    return tuple(0 if axis == geometry.separate else order for axis in range(len(geometry.shape)))
+
+
+def _window(geometry: Geometry) -> tuple[slice, ...]:
+    return tuple(slice(start, stop) for start, stop in geometry.box)
