@@ -1,0 +1,82 @@
+"""Convolution blocks. A block is built as block(layers, in_channels, channels, stride) and maps [B, C, *S]."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from unetkit.blocks.layers import Layers, Size, per_axis
+
+
+class Block(Protocol):
+    """What builds one stage: any of the classes below, or functools.partial of one."""
+
+    def __call__(self, layers: Layers, in_channels: int, channels: int, stride: Size = 1, /) -> nn.Module:
+        """Return a module from [B, in_channels, *S] to [B, channels, *S / stride]."""
+        ...
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, norm, activation, dropout."""
+
+    def __init__(self, layers: Layers, in_channels: int, channels: int, stride: Size = 1, kernel: Size = 3) -> None:
+        conv = layers.conv(in_channels, channels, kernel, stride=stride, bias=layers.bias)
+        super().__init__(conv, layers.norm(channels), layers.act(), layers.drop())
+
+
+class ConvStack(nn.Sequential):
+    """`count` times ConvNormAct; the first has the stride, and `hidden` channels if given."""
+
+    def __init__(
+        self,
+        layers: Layers,
+        in_channels: int,
+        channels: int,
+        stride: Size = 1,
+        kernel: Size = 3,
+        *,
+        count: int = 2,
+        hidden: int | None = None,
+    ) -> None:
+        first = channels if hidden is None else hidden
+        rest = [ConvNormAct(layers, first if i == 1 else channels, channels, 1, kernel) for i in range(1, count)]
+        super().__init__(ConvNormAct(layers, in_channels, first, stride, kernel), *rest)
+
+
+class ResidualBlockD(nn.Module):
+    """Two convolutions beside a shortcut that averages before it projects (ResNet-D, arXiv:1812.01187).
+
+    The shortcut pools where the block has a stride and projects, 1 wide with norm, where the channels change.
+    """
+
+    def __init__(self, layers: Layers, in_channels: int, channels: int, stride: Size = 1, kernel: Size = 3) -> None:
+        super().__init__()
+        self.first = ConvNormAct(layers, in_channels, channels, stride, kernel)
+        self.second = ConvNormAct(layers.but(act="none"), channels, channels, 1, kernel)
+        shortcut: list[nn.Module] = []
+        if max(per_axis(stride, layers.dims)) > 1:
+            shortcut.append(layers.pool(stride, "average"))
+        if in_channels != channels:
+            shortcut.append(ConvNormAct(layers.but(act="none", bias=False), in_channels, channels, 1, 1))
+        self.shortcut = nn.Sequential(*shortcut)
+        self.act = layers.act()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.second(self.first(x)) + self.shortcut(x))
+
+
+class Repeat(nn.Sequential):
+    """The same block `count` times; the first changes channels and resolution."""
+
+    def __init__(
+        self,
+        layers: Layers,
+        in_channels: int,
+        channels: int,
+        stride: Size = 1,
+        *,
+        block: Callable[..., nn.Module],
+        count: int,
+    ) -> None:
+        rest = [block(layers, channels, channels, 1) for _ in range(count - 1)]
+        super().__init__(block(layers, in_channels, channels, stride), *rest)

@@ -1,0 +1,30 @@
+"""Starting weights."""
+
+import torch
+from torch import nn
+
+from unetkit.blocks.conv import ResidualBlockD
+
+CONVS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+BATCH_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@torch.no_grad()
+def he_init(
+    model: nn.Module, slope: float = 0.0, *, zero_bias: bool = False, norm_std: float = 0.0, zero_last: bool = False
+) -> None:
+    """Draw convolution weights from He's normal distribution (arXiv:1502.01852) for a rectifier of `slope`.
+
+    `zero_bias`: their biases start at 0. `norm_std`: scales of batch norms vary by that much around 1. `zero_last`:
+    the last norm of each residual block starts at 0, so that the block starts as its shortcut.
+    """
+    for module in model.modules():
+        if isinstance(module, CONVS):
+            nn.init.kaiming_normal_(module.weight, a=slope)
+            if zero_bias and module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, BATCH_NORMS) and norm_std:
+            module.weight.normal_(1.0, norm_std)
+        if isinstance(module, ResidualBlockD) and zero_last:
+            for parameter in module.second[1].parameters():
+                parameter.zero_()

@@ -1,0 +1,162 @@
+"""The small layers every network is made of, for 2D and 3D alike: the only place that asks how many dims there are."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Size = int | Sequence[int]
+"""One number for all axes, or one per axis."""
+Named = str | tuple[str, Mapping[str, Any]]
+"""A layer by name, or by name and the arguments that differ from its defaults."""
+
+_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_POOL = {
+    "max": {2: nn.MaxPool2d, 3: nn.MaxPool3d},
+    "average": {2: nn.AvgPool2d, 3: nn.AvgPool3d},
+}
+_NORM: dict[str, dict[int, Callable[..., nn.Module]]] = {
+    "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
+    "instance": {2: partial(nn.InstanceNorm2d, affine=True), 3: partial(nn.InstanceNorm3d, affine=True)},
+}
+_ACT: dict[str, Callable[..., nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),
+    "leaky_relu": partial(nn.LeakyReLU, negative_slope=0.01, inplace=True),
+    "prelu": nn.PReLU,
+    "elu": partial(nn.ELU, inplace=True),
+    "gelu": nn.GELU,
+    "silu": partial(nn.SiLU, inplace=True),
+    "none": nn.Identity,
+}
+_LINEAR = {2: "bilinear", 3: "trilinear"}
+
+
+class Resize(nn.Module):
+    """Enlarge a map [B, C, *S] by a factor per axis, without weights: "nearest", "linear" or "linear_aligned".
+
+    "linear" places samples at voxel centres, "linear_aligned" puts corner samples on top of each other.
+    """
+
+    def __init__(self, dims: int, mode: str, stride: Size) -> None:
+        super().__init__()
+        self.factors = tuple(float(n) for n in per_axis(stride, dims))
+        self.mode = "nearest" if mode == "nearest" else _LINEAR[dims]
+        self.align_corners = None if mode == "nearest" else mode == "linear_aligned"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=self.factors, mode=self.mode, align_corners=self.align_corners)
+
+
+UPS = ("transposed", "transposed_bare", "transposed_3", "transposed_4", "nearest", "nearest_conv", "linear", "linear_aligned")
+
+
+class Layers:
+    """Makes the layers of one network: chosen once, first argument of every block; never changed afterwards.
+
+    `dims` is 2 or 3. `norm`: "batch", "instance", "group" (8 groups, or 1 where there are fewer channels) or "none".
+    `act`: a name of torch in lower case, or "none". `dropout` is the probability that an element is dropped after
+    an activation. `bias`: convolutions that a norm follows have one too. `up`: how decoders enlarge maps, one of
+    UPS. `padded`: convolutions keep the size; otherwise they lose the border.
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        norm: Named = "batch",
+        act: Named = "relu",
+        dropout: float = 0.0,
+        *,
+        bias: bool = True,
+        up: str = "transposed",
+        padded: bool = True,
+    ) -> None:
+        self.dims = dims
+        self.bias = bias
+        self.padded = padded
+        self._norm, self._act, self._dropout, self._up = norm, act, dropout, up
+
+    def but(self, **changes: Any) -> "Layers":
+        """Return a copy in which the given constructor arguments differ."""
+        own = {"norm": self._norm, "act": self._act, "dropout": self._dropout, "up": self._up}
+        return Layers(self.dims, **{**own, "bias": self.bias, "padded": self.padded, **changes})
+
+    def conv(
+        self, in_channels: int, channels: int, kernel: Size = 3, *, stride: Size = 1, **options: Any
+    ) -> nn.Conv2d | nn.Conv3d:
+        """Return a convolution; unless `padding` is given, it is padded to keep the size at stride 1."""
+        if "padding" not in options and self.padded:
+            options["padding"] = tuple((k - 1) // 2 for k in per_axis(kernel, self.dims))
+        return _CONV[self.dims](
+            in_channels, channels, per_axis(kernel, self.dims), stride=per_axis(stride, self.dims), **options
+        )
+
+    def transposed(
+        self, in_channels: int, channels: int, kernel: Size = 2, *, stride: Size = 2, **options: Any
+    ) -> nn.ConvTranspose2d | nn.ConvTranspose3d:
+        """Return a transposed convolution."""
+        return _TRANSPOSED[self.dims](
+            in_channels, channels, per_axis(kernel, self.dims), stride=per_axis(stride, self.dims), **options
+        )
+
+    def norm(self, channels: int) -> nn.Module:
+        """Return the norm layer for maps of `channels`, with scale and shift; Identity for "none"."""
+        name, options = _named(self._norm)
+        if name == "none":
+            return nn.Identity()
+        if name == "group":
+            groups = options.get("groups", 8)
+            return nn.GroupNorm(groups if channels >= groups else 1, channels)
+        return _NORM[name][self.dims](channels, **options)
+
+    def act(self) -> nn.Module:
+        """Return the activation."""
+        name, options = _named(self._act)
+        return _ACT[name](**options)
+
+    def drop(self) -> nn.Module:
+        """Return the dropout layer; Identity if nothing is dropped."""
+        return nn.Dropout(self._dropout) if self._dropout else nn.Identity()
+
+    def pool(self, stride: Size = 2, kind: str = "max") -> nn.Module:
+        """Return pooling ("max" or "average") over windows as large as their stride."""
+        return _POOL[kind][self.dims](per_axis(stride, self.dims))
+
+    def up(self, in_channels: int, channels: int, stride: Size = 2) -> nn.Module:
+        """Return what enlarges a map by `stride`, to `up_channels(in_channels, channels)` channels.
+
+        "transposed": a transposed convolution as large as its stride ("_bare": without bias; "_4": 4 wide;
+        "_3": 3 wide, then norm and activation); "nearest_conv": copies, then a 3 wide convolution, norm and
+        activation; "nearest", "linear", "linear_aligned": no weights, so the channels stay.
+        """
+        per = per_axis(stride, self.dims)
+        if self._up in ("transposed", "transposed_bare"):
+            return self.transposed(in_channels, channels, per, stride=per, bias=self._up == "transposed")
+        if self._up == "transposed_4":
+            return self.transposed(in_channels, channels, 4, stride=2, padding=1)
+        if self._up == "transposed_3":
+            conv = self.transposed(in_channels, channels, 3, stride=2, padding=1, output_padding=1)
+            return nn.Sequential(conv, self.norm(channels), self.act())
+        if self._up == "nearest_conv":
+            conv = self.conv(in_channels, channels, bias=self.bias)
+            return nn.Sequential(Resize(self.dims, "nearest", per), conv, self.norm(channels), self.act())
+        return Resize(self.dims, self._up, per)
+
+    def up_channels(self, in_channels: int, channels: int) -> int:
+        """Return how many channels `up` gives: those wanted, or those it got if it has no weights."""
+        return in_channels if self._up in ("nearest", "linear", "linear_aligned") else channels
+
+    def linear(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Return a map [B, C, *S] resampled linearly to `size`, samples at voxel centres."""
+        return F.interpolate(x, size=tuple(size), mode=_LINEAR[self.dims], align_corners=False)
+
+
+def per_axis(size: Size, dims: int) -> tuple[int, ...]:
+    """Return `size` as one number per axis."""
+    return (size,) * dims if isinstance(size, int) else tuple(size)
+
+
+def _named(spec: Named) -> tuple[str, dict[str, Any]]:
+    return (spec, {}) if isinstance(spec, str) else (spec[0], dict(spec[1]))

@@ -1,0 +1,205 @@
+"""The shape all U-Nets share: an encoder that gives a map per level, a decoder that climbs back, heads on top.
+
+Maps and channels are listed finest first throughout. A level may be without an encoder map: its channels are then 0
+and its map None, and the decoder only enlarges there.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unetkit.blocks.conv import Block
+from unetkit.blocks.layers import Layers, Size, per_axis
+from unetkit.errors import ShapeError
+
+
+class Encoder(nn.Module):
+    """One block per level; `channels` and `strides` (of each level against the one above) describe its maps.
+
+    `block` is one for all levels or a sequence. With `pool` the way down is max pooling before the block,
+    otherwise the block gets the stride. `stem` runs before the first block, on `stem_channels` if that is given.
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        in_channels: int,
+        widths: Sequence[int],
+        block: Block | Sequence[Block],
+        *,
+        strides: Sequence[Size] | None = None,
+        pool: bool = True,
+    ) -> None:
+        super().__init__()
+        self.channels = tuple(widths)
+        steps = strides or [1] + [2] * (len(widths) - 1)
+        self.strides = tuple(per_axis(s, layers.dims) for s in steps)
+        blocks = block if isinstance(block, Sequence) else [block] * len(widths)
+        self.stages = nn.ModuleList()
+        for make, before, width, stride in zip(blocks, (in_channels, *widths), widths, self.strides, strict=False):
+            if pool and max(stride) > 1:
+                stage = nn.Sequential(layers.pool(stride), make(layers, before, width, 1))
+            else:
+                stage = nn.Sequential(make(layers, before, width, stride))
+            self.stages.append(stage)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+class Decoder(nn.Module):
+    """From the deepest map up: enlarge, join the encoder's map of that level, apply a block.
+
+    `channels` and `strides` are those of the encoder. `widths` are the channels after each level's block, finest
+    first; by default the encoder's. `gates`, one per level or None, are called gate(skip, enlarged, below) and
+    return the skip to use. `join`: "skip_first" or "up_first" for the order of the concatenation, or "sum".
+    Its `channels` are those of the maps it returns, one per level but the deepest.
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        channels: Sequence[int],
+        strides: Sequence[Size],
+        block: Block | Sequence[Block],
+        *,
+        widths: Sequence[int] | None = None,
+        gates: Sequence[nn.Module | None] = (),
+        join: str = "skip_first",
+    ) -> None:
+        super().__init__()
+        levels = len(channels) - 1
+        self.channels = tuple(widths or channels[:-1])
+        self.join = join
+        blocks = block if isinstance(block, Sequence) else [block] * levels
+        self.ups, self.blocks = nn.ModuleList(), nn.ModuleList()
+        for level in range(levels):
+            below = channels[-1] if level == levels - 1 else self.channels[level + 1]
+            skip, width = channels[level], self.channels[level]
+            self.ups.append(layers.up(below, skip or width, strides[level + 1]))
+            enlarged = layers.up_channels(below, skip or width)
+            inputs = enlarged if join == "sum" else enlarged + skip
+            self.blocks.append(blocks[level](layers, inputs, width, 1))
+        self.gates = nn.ModuleDict({str(i): g for i, g in enumerate(gates) if g is not None})
+
+    def forward(self, maps: Sequence[Tensor | None]) -> list[Tensor]:
+        below = maps[-1]
+        found: list[Tensor] = []
+        for level in reversed(range(len(self.blocks))):
+            skip, enlarged = maps[level], self.ups[level](below)
+            if skip is not None:
+                enlarged, skip = match(enlarged, skip)
+                if str(level) in self.gates:
+                    skip = self.gates[str(level)](skip, enlarged, below)
+                enlarged = self._joined(enlarged, skip)
+            below = self.blocks[level](enlarged)
+            found.insert(0, below)
+        return found or [below]
+
+    def _joined(self, enlarged: Tensor, skip: Tensor) -> Tensor:
+        if self.join == "sum":
+            return enlarged + skip
+        return torch.cat([enlarged, skip] if self.join == "up_first" else [skip, enlarged], 1)
+
+
+def match(enlarged: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both maps at one size: an enlarged map that is smaller by one voxel is padded, else the larger is cropped.
+
+    Maps differ by one where an odd size was halved, and by more where unpadded convolutions lost the border.
+    """
+    more = [s - e for s, e in zip(skip.shape[2:], enlarged.shape[2:], strict=True)]
+    if not any(more):
+        return enlarged, skip
+    if max(more) > 1:
+        return enlarged, crop(skip, enlarged.shape[2:])
+    enlarged = crop(enlarged, [min(e, s) for e, s in zip(enlarged.shape[2:], skip.shape[2:], strict=True)])
+    padding = [n for m in reversed(more) for n in (max(m, 0) // 2, max(m, 0) - max(m, 0) // 2)]
+    return F.pad(enlarged, padding), skip
+
+
+def crop(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the centre of a map [B, C, *S]."""
+    for axis, (have, want) in enumerate(zip(x.shape[2:], size, strict=True), start=2):
+        x = x.narrow(axis, (have - want) // 2, want)
+    return x
+
+
+class Heads(nn.Module):
+    """Turn decoder maps, best first, into logits: a tensor, or with deep supervision a tuple in the same order.
+
+    Convolutions of `kernel` width. Without deep supervision only the first is built, unless `always` or `mean` (the
+    average of all heads, whose maps must then be of one size). State dicts of both kinds load into each other:
+    heads that are not built are skipped, heads that are not stored keep their values.
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        channels: Sequence[int],
+        num_classes: int,
+        *,
+        deep_supervision: bool = False,
+        always: bool = False,
+        mean: bool = False,
+        **conv: Any,
+    ) -> None:
+        super().__init__()
+        self.deep_supervision = deep_supervision
+        self.mean = mean
+        built = channels if deep_supervision or always or mean else channels[:1]
+        options = {"kernel": 1, **conv}
+        self.convs = nn.ModuleList(layers.conv(c, num_classes, **options) for c in built)
+        self.register_load_state_dict_pre_hook(_fit_heads)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+        if not (self.deep_supervision or self.mean):
+            return self.convs[0](maps[0])
+        logits = tuple(conv(x) for conv, x in zip(self.convs, maps, strict=True))
+        return logits if self.deep_supervision else torch.stack(logits).mean(0)
+
+
+def _fit_heads(heads: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    own = {prefix + key: value for key, value in heads.state_dict().items()}
+    auxiliary = [k for k in {*own, *(k for k in state if k.startswith(prefix))} if not k.startswith(f"{prefix}convs.0.")]
+    for key in auxiliary:
+        if key not in own:
+            del state[key]
+        else:
+            state.setdefault(key, own[key])
+
+
+class UNet(nn.Module):
+    """Encoder, decoder and heads in a row, on an input [B, C, *S].
+
+    `divisor`, if given, must divide the input's sides. Raises ShapeError, naming the next legal size, if it does not.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, heads: nn.Module, divisor: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.heads = heads
+        self.divisor = divisor
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if self.divisor is not None:
+            check_divides(self.divisor, x.shape[2:])
+        return self.heads(self.decoder(self.encoder(x)))
+
+
+def check_divides(divisor: Sequence[int], size: Sequence[int]) -> None:
+    """Raise ShapeError if a side of `size` is no multiple of its number in `divisor`."""
+    legal = tuple(-(-n // d) * d for n, d in zip(size, divisor, strict=True))
+    if tuple(size) != legal:
+        raise ShapeError(
+            f"size {tuple(size)}: sides must be multiples of {tuple(divisor)} for these strides; next legal size {legal}"
+        )
