@@ -1,0 +1,195 @@
+"""The loop: it learns, logs, stops and goes on; what breaks is said in one line."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_task import SquareLoader, TinyNet, build, small_recipe
+
+from unetkit.checkpoint import load_checkpoint
+from unetkit.engine.faults import explained, worker_death
+from unetkit.engine.fit import READ_EVERY, fit
+from unetkit.engine.log import RunLog, read_log
+from unetkit.errors import CheckpointError, RecipeError
+
+
+def weights(folder, name="last") -> dict[str, torch.Tensor]:
+    found = load_checkpoint(folder, name, training=name == "last")
+    return found.weights | {f"ema.{k}": v for k, v in found.ema.items()} | found.tensors
+
+
+def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+def test_it_learns_and_keeps_the_best(make_job):
+    recipe = small_recipe(epochs=6, ema=0.5)
+    job = make_job(recipe)
+    progress = fit(job, build(recipe))
+    assert progress.step == 42
+    assert progress.best > 0.8
+    validations = [r["val_dice"] for r in read_log(job.folder / "log.jsonl") if "val_dice" in r]
+    assert len(validations) == 6
+    assert progress.best == max(validations)
+    best = load_checkpoint(job.folder, "best")
+    assert best.state["progress"]["best"] == progress.best
+    assert best.ema
+    assert not best.tensors
+
+
+def test_the_log_has_each_step_range_once(make_job):
+    recipe = small_recipe(epochs=8)
+    job = make_job(recipe)
+    fit(job, build(recipe))
+    records = read_log(job.folder / "log.jsonl")
+    steps = [r["step"] for r in records if "loss" in r]
+    assert steps == sorted({*range(READ_EVERY, 57, READ_EVERY), *range(7, 57, 7)})
+    assert [r["epoch"] for r in records if "epoch_loss" in r] == list(range(1, 9))
+    assert all(0 <= r["loader_wait"] <= 1 and r["lr"] > 0 for r in records if "loss" in r)
+
+
+class StopAt(SquareLoader):
+    """Sends the process a signal while it prepares a batch."""
+
+    def __init__(self, number: int, sent: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.number, self.sent = number, sent
+
+    def batch(self, number):
+        if number == self.number:
+            os.kill(os.getpid(), self.sent)
+        return super().batch(number)
+
+
+@pytest.mark.parametrize("moment", [1, 9, 14, 20])
+def test_ctrl_c_saves_and_the_resumed_run_ends_the_same(make_job, moment):
+    recipe = small_recipe(ema=0.9)
+    alone, cut = make_job(recipe, name="alone"), make_job(recipe, StopAt(moment), name="cut")
+    fit(alone, build(recipe))
+    with pytest.raises(KeyboardInterrupt):
+        fit(cut, build(recipe))
+    assert load_checkpoint(cut.folder, "last").state["progress"]["step"] == moment
+    resumed = make_job(recipe, name="cut")
+    fit(resumed, build(recipe, TinyNet()))
+    assert_same(weights(alone.folder), weights(cut.folder))
+    assert_same(weights(alone.folder, "best"), weights(cut.folder, "best"))
+
+
+def test_ctrl_c_within_a_step_waits_for_its_end(make_job):
+    class Interrupting(TinyNet):
+        calls = 0
+
+        def forward(self, image):
+            Interrupting.calls += self.training
+            if Interrupting.calls == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().forward(image)
+
+    recipe = small_recipe()
+    job = make_job(recipe)
+    with pytest.raises(KeyboardInterrupt):
+        fit(job, build(recipe, Interrupting()))
+    assert load_checkpoint(job.folder, "last").state["progress"]["step"] == 5
+
+
+def test_resume_with_fp16_and_accumulation_is_exact(make_job):
+    recipe = small_recipe(precision="fp16", accumulate=2, optimizer={"name": "adamw", "lr": 0.01})
+    alone, cut = make_job(recipe, name="alone"), make_job(recipe, StopAt(21), name="cut")
+    fit(alone, build(recipe))
+    with pytest.raises(KeyboardInterrupt):
+        fit(cut, build(recipe))
+    fit(make_job(recipe, name="cut"), build(recipe))
+    assert_same(weights(alone.folder), weights(cut.folder))
+
+
+def test_a_finished_run_resumed_changes_nothing(make_job):
+    recipe = small_recipe()
+    job = make_job(recipe)
+    fit(job, build(recipe))
+    before, log = weights(job.folder), (job.folder / "log.jsonl").read_bytes()
+    fit(job, build(recipe))
+    assert_same(before, weights(job.folder))
+    assert (job.folder / "log.jsonl").read_bytes() == log
+
+
+def test_nan_names_step_cases_and_remedy_and_saves_nothing(make_job):
+    recipe = small_recipe(checkpoint_steps=4)
+    job = make_job(recipe, SquareLoader(poison=9))
+    with pytest.raises(
+        RecipeError, match=r"step 9: the loss is nan .*cases case9_0, case9_1.*lower train\.optimizer\.lr"
+    ):
+        fit(job, build(recipe))
+    assert load_checkpoint(job.folder, "last").state["progress"]["step"] == 8
+
+
+def test_max_minutes_ends_early_and_validates(make_job):
+    recipe = small_recipe(epochs=1000, max_minutes=0.02, validate_every=500)
+    job = make_job(recipe)
+    progress = fit(job, build(recipe))
+    assert 0 < progress.step < 7000
+    assert read_log(job.folder / "log.jsonl")[-1]["val_dice"] == progress.best
+
+
+def test_a_checkpoint_of_another_network_is_refused(make_job):
+    recipe = small_recipe()
+    job = make_job(recipe)
+    fit(job, build(recipe))
+    with pytest.raises(CheckpointError, match="another model"):
+        fit(job, build(recipe, TinyNet(norm=False)))
+
+
+def test_out_of_memory_names_the_batch_and_a_way_out(make_job):
+    class Greedy(TinyNet):
+        def forward(self, image):
+            return super().forward(image) + torch.empty(1 << 50)
+
+    recipe = small_recipe()
+    with pytest.raises(RecipeError, match=r"step 0 \(cases case0_0, case0_1\): out of memory .*batch_size=1") as caught:
+        fit(make_job(recipe), build(recipe, Greedy()))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dead_loader_process_is_one_line(make_job):
+    class Dying(SquareLoader):
+        def batch(self, number):
+            if number == 3:
+                raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. \nmore")
+            return super().batch(number)
+
+    recipe = small_recipe()
+    with pytest.raises(RecipeError, match=r"loader process died .*train\.workers") as caught:
+        fit(make_job(recipe, Dying()), build(recipe))
+    assert "\n" not in str(caught.value)
+    assert worker_death(RuntimeError("shapes differ"), 2) is None
+
+
+def test_bugs_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="shapes differ"), explained("step 0", None, "fp32"):
+        raise RuntimeError("shapes differ")
+
+
+def test_log_is_cut_back_to_the_checkpoint(tmp_path):
+    log = RunLog(tmp_path)
+    log.write({"step": 1})
+    position = log.position
+    log.write({"step": 2})
+    log.close()
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write(b'{"step": 3, "lo')  # killed while writing
+    assert [r["step"] for r in read_log(tmp_path / "log.jsonl")] == [1, 2]
+    again = RunLog(tmp_path, position)
+    again.write({"step": 2})
+    again.close()
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_piped_output_is_one_line_an_epoch(make_job, capsys):
+    recipe = small_recipe()
+    fit(replace(make_job(recipe), shown=True), build(recipe))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split(":")[0] for line in err.splitlines()] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]

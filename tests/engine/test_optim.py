@@ -1,0 +1,71 @@
+"""Learning rates, decay groups and the choice of optimiser."""
+
+import pytest
+import torch
+from torch import nn
+
+from unetkit.engine.optim import build_optimizer, decay_groups, learning_rate
+from unetkit.recipe.schema import OptimizerSection, ScheduleSection
+
+
+def rates(schedule: ScheduleSection, total: int = 100, per_epoch: int = 10) -> list[float]:
+    return [learning_rate(schedule, 0.01, step, total, per_epoch) for step in range(total)]
+
+
+def test_poly_is_nnunets_formula():
+    assert rates(ScheduleSection()) == pytest.approx([0.01 * (1 - s / 100) ** 0.9 for s in range(100)])
+
+
+def test_cosine_is_torchs():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100, eta_min=1e-4)
+    for ours in rates(ScheduleSection(name="cosine", min_lr=1e-4)):
+        assert ours == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("name", ["poly", "cosine", "constant"])
+def test_warm_up_rises_in_equal_steps_and_meets_the_base(name):
+    found = rates(ScheduleSection(name=name, warmup=1.0))
+    assert found[:10] == pytest.approx([0.01 * (s + 1) / 11 for s in range(10)])
+    assert max(found) == found[10] == pytest.approx(0.01)
+
+
+def test_poly_stops_at_the_floor():
+    assert min(rates(ScheduleSection(min_lr=0.002))) == 0.002
+
+
+def test_adamw_spares_biases_norms_and_marked_parameters():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    marked = nn.Parameter(torch.zeros(3, 3))
+    marked._no_weight_decay = True
+    decayed, spared = decay_groups([*network.parameters(), marked], 0.1)
+    assert decayed["params"] == [network[0].weight]
+    assert decayed["weight_decay"] == 0.1
+    assert len(spared["params"]) == 4
+    assert spared["weight_decay"] == 0
+
+
+def test_sgd_without_momentum_needs_no_nesterov():
+    optimizer = build_optimizer(nn.Linear(2, 2), OptimizerSection(momentum=0.0))
+    assert optimizer.defaults["nesterov"] is False
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_fused_steps_are_those_of_the_plain_optimiser(name):
+    torch.manual_seed(0)
+    network, twin = nn.Linear(4, 3), nn.Linear(4, 3)
+    twin.load_state_dict(network.state_dict())
+    ours = build_optimizer(network, OptimizerSection(name=name, lr=0.1, momentum=0.9, weight_decay=0.01))
+    if name == "sgd":
+        plain: torch.optim.Optimizer = torch.optim.SGD(twin.parameters(), 0.1, 0.9, weight_decay=0.01, nesterov=True)
+    else:
+        plain = torch.optim.AdamW(decay_groups(twin.parameters(), 0.01), lr=0.1)
+    for _ in range(3):
+        for net, optimizer in ((network, ours), (twin, plain)):
+            optimizer.zero_grad()
+            net(torch.ones(2, 4)).square().sum().backward()
+            optimizer.step()
+    assert torch.allclose(network.weight, twin.weight, atol=1e-6)
+    assert torch.allclose(network.bias, twin.bias, atol=1e-6)

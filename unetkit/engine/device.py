@@ -1,0 +1,71 @@
+"""Which device trains, how tensors lie in its memory, and the switches of its libraries."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from unetkit.errors import RecipeError
+
+_BROKEN_TORCH = "2.9."
+
+
+def check_torch(version: str) -> None:
+    """Raise RecipeError for a torch release that trains wrongly (2.9: 3D convolutions in bf16)."""
+    if version.startswith(_BROKEN_TORCH):
+        raise RecipeError(
+            f"torch {version}: its 3D convolutions in bf16 give wrong results, need several times the memory or are "
+            "ten times slower (pytorch issues 163539, 166643, 174051); install torch 2.8, or 2.10 and later"
+        )
+
+
+def choose_memory_format(
+    asked: bool | str, network: nn.Module, dims: int, device: torch.device, half: bool
+) -> torch.memory_format:
+    """Return channels_last of the network's dims, or the contiguous format.
+
+    "auto" takes channels_last where convolutions run in half precision and no instance norm, which would copy
+    back to contiguous in every layer, stands between them.
+    """
+    if asked == "auto":
+        norms = (nn.InstanceNorm2d, nn.InstanceNorm3d)
+        asked = half and device.type in ("cuda", "cpu") and not any(isinstance(m, norms) for m in network.modules())
+    if not asked:
+        return torch.contiguous_format
+    return torch.channels_last if dims == 2 else torch.channels_last_3d
+
+
+@torch.no_grad()
+def lay_out(network: nn.Module, memory_format: torch.memory_format, dims: int) -> None:
+    """Bring the convolution weights (those of dims + 2 axes) into a memory format, in place."""
+    if memory_format is not torch.contiguous_format:
+        for p in network.parameters():
+            if p.ndim == dims + 2:
+                p.data = p.data.to(memory_format=memory_format)
+
+
+@contextmanager
+def library_switches(device: torch.device, deterministic: bool) -> Iterator[None]:
+    """Choose cuDNN's fastest kernels for fixed shapes, or only deterministic ones; undo it afterwards."""
+    before = (
+        torch.backends.cudnn.benchmark,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+    # Products on a single stream are deterministic already, but torch asks for a library setting that has to be made
+    # before the process starts; warn_only lets those pass, and the filter below stops at every other operator.
+    torch.use_deterministic_algorithms(deterministic, warn_only=deterministic)
+    try:
+        with warnings.catch_warnings():
+            if deterministic:
+                warnings.filterwarnings("error", message=".*does not have a deterministic implementation.*")
+                warnings.filterwarnings("ignore", message=".*CUBLAS_WORKSPACE_CONFIG.*")
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before[0]
+        torch.use_deterministic_algorithms(before[1], warn_only=before[2])

@@ -1,0 +1,38 @@
+"""An exponential moving average of the weights (arXiv:1803.05407 averages equally, this one forgets)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """A copy of a network whose weights follow the original's slowly.
+
+    After step s (from 0) the share of the old average is min(decay, (1 + s) / (10 + s)), so that the random start
+    is forgotten soon. Buffers (running statistics of batch norm) and whole numbers are copied as they are.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Move the average towards the network's present weights."""
+        keep = min(self.decay, (1 + step) / (10 + step))
+        mine: list[Tensor] = list(self.network.parameters())
+        live: list[Tensor] = list(network.parameters())
+        torch._foreach_lerp_(mine, live, 1 - keep)
+        for old, new in zip(self.network.buffers(), network.buffers(), strict=True):
+            old.copy_(new)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the averaged weights by name."""
+        return self.network.state_dict()
+
+    def load_state_dict(self, weights: dict[str, Tensor]) -> None:
+        """Take averaged weights that `state_dict` gave."""
+        self.network.load_state_dict(weights)

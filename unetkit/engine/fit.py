@@ -1,0 +1,228 @@
+"""The training loop: one for every network, data set and device."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from unetkit.engine.device import library_switches
+from unetkit.engine.faults import explained, named, worker_death
+from unetkit.engine.interrupt import uninterrupted
+from unetkit.engine.log import Display, RunLog
+from unetkit.engine.optim import learning_rate
+from unetkit.engine.state import BEST, LAST, Progress, Saver
+from unetkit.engine.step import Batch, Stepper
+from unetkit.engine.watch import LossWatch
+from unetkit.errors import CheckpointError, RecipeError
+from unetkit.plan.plan import Plan
+from unetkit.recipe.schema import Recipe
+
+READ_EVERY = 20
+"""Steps between two looks at the losses, each of which waits for the device."""
+
+
+class Loader(Protocol):
+    """Where batches come from: the same step gives the same batch, whenever and wherever one starts."""
+
+    def batches(self, start_step: int) -> Iterator[Batch]:
+        """Yield the batches from the given one on, without end."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Outcome of a validation: mean foreground Dice, and per class; NaN where no case says anything."""
+
+    mean: float
+    per_class: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the loop works on: recipe, plan, run folder, loader, steps of an epoch, and how to validate a network."""
+
+    recipe: Recipe
+    plan: Plan
+    folder: Path
+    loader: Loader
+    steps_per_epoch: int
+    validate: Callable[[nn.Module], Score]
+    shown: bool = True
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self.recipe.train.epochs * self.steps_per_epoch
+
+
+def fit(job: Job, stepper: Stepper) -> Progress:
+    """Train to the end of the recipe, or until its minutes are over, going on from the folder's last checkpoint.
+
+    On Ctrl-C the last checkpoint is saved, then KeyboardInterrupt raised. Raises RecipeError for a loss that is not
+    finite, a full memory or a dead loader process, CheckpointError if a checkpoint cannot be written.
+    """
+    with explained("preparing the network", job.plan, stepper.precision.format):
+        progress = Saver(job.folder, job.recipe, job.plan).restore(stepper)
+    with library_switches(stepper.device, job.recipe.train.deterministic):
+        return _Loop(job, stepper, progress).run()
+
+
+class _Loop:
+    def __init__(self, job: Job, stepper: Stepper, progress: Progress) -> None:
+        self.job, self.stepper, self.progress = job, stepper, progress
+        self.settings = job.recipe.train
+        self.saver = Saver(job.folder, job.recipe, job.plan)
+        board = self.settings.tensorboard
+        self.log = RunLog(job.folder, progress.log_bytes, progress.step, board)
+        self.display = Display(job.steps, progress.step, job.shown)
+        self.watch = LossWatch()
+        self.started = time.monotonic() - progress.seconds
+        self.saved = self.looked = time.monotonic()
+        self.waited = 0.0
+        self.first = progress.step + 1
+
+    def run(self) -> Progress:
+        try:
+            self._close_epoch()
+            self._steps()
+            self._close_epoch(force=True)
+            self._save()
+        except KeyboardInterrupt:
+            # a loss that is not finite must not hide that the user wants to stop, nor be saved
+            with suppress(RecipeError, CheckpointError):
+                self._save()
+            raise
+        finally:
+            self.log.close()
+            self.display.close()
+        return self.progress
+
+    def _steps(self) -> None:
+        accumulate = self.settings.accumulate
+        source = self.job.loader.batches(self.progress.step * accumulate)
+        while self.progress.step < self.job.steps and not self._out_of_time():
+            step = self.progress.step
+            batches = self._next(source, accumulate)
+            cases = [case for batch in batches for case in batch.case_ids]
+            rate = self._rate(step)
+            moment = explained(f"step {step} ({named(cases)})", self.job.plan, self.stepper.precision.format)
+            with uninterrupted(), moment:
+                self.stepper.loss.progress.fill_(step / self.job.steps)
+                values = self.stepper(batches, step, self.job.recipe.seed, rate)
+                self.watch.add(values, step, rate, cases)
+                self.progress.step += 1
+            self._after_step()
+
+    def _next(self, source: Iterator[Batch], number: int) -> list[Batch]:
+        start = time.monotonic()
+        try:
+            batches = [next(source) for _ in range(number)]
+        except RuntimeError as error:
+            raise worker_death(error, self.settings.workers) or error from error
+        self.waited += time.monotonic() - start
+        return batches
+
+    def _rate(self, step: int) -> float:
+        base = self.settings.optimizer.lr
+        return learning_rate(self.settings.schedule, base, step, self.job.steps, self.job.steps_per_epoch)
+
+    def _out_of_time(self) -> bool:
+        limit = self.settings.max_minutes
+        return limit is not None and time.monotonic() - self.started > 60 * limit
+
+    def _after_step(self) -> None:
+        self.display.step()
+        step = self.progress.step
+        if step == self.first and self.stepper.fallback:
+            self.display.say(f"train.compile: not compiled, going on without ({self.stepper.fallback})")
+        if step % READ_EVERY == 0:
+            self._look()
+        self._close_epoch()
+        every = self.settings.checkpoint_steps
+        due = time.monotonic() - self.saved > 60 * self.settings.checkpoint_minutes
+        if due or (every is not None and step % every == 0):
+            self._save()
+
+    def _look(self) -> None:
+        """Read the losses, which waits for the device, and log their mean."""
+        losses = self.watch.read()
+        if not losses:
+            return
+        now = time.monotonic()
+        spent, mean = max(now - self.looked, 1e-9), sum(losses) / len(losses)
+        step = self.progress.step
+        self.progress.losses = [self.progress.losses[0] + sum(losses), self.progress.losses[1] + len(losses)]
+        self.log.write(
+            {
+                "step": step,
+                "epoch": (step - 1) // self.job.steps_per_epoch + 1,
+                "loss": mean,
+                "lr": self._rate(step - 1),
+                "steps_per_second": len(losses) / spent,
+                "loader_wait": self.waited / spent,
+            }
+        )
+        self.display.numbers(mean, self.waited / spent)
+        self.looked, self.waited = now, 0.0
+
+    def _close_epoch(self, force: bool = False) -> None:
+        """At the end of an epoch log its mean loss and, where due, validate; `force` closes a cut one too."""
+        step, per_epoch = self.progress.step, self.job.steps_per_epoch
+        epoch = -(-step // per_epoch)
+        if epoch <= self.progress.epochs or (step % per_epoch and not force):
+            return
+        self._look()
+        total, count = self.progress.losses
+        record: dict[str, Any] = {"step": step, "epoch": epoch, "epoch_loss": total / max(count, 1)}
+        final = force or step == self.job.steps
+        if final or epoch % self.settings.validate_every == 0:
+            record |= self._validate()
+        record["seconds"] = self._clock()
+        self.log.write(record)
+        self.display.say(_line(record, self.settings.epochs))
+        self.progress = replace(self.progress, epochs=epoch, losses=[0.0, 0])
+        if "val_dice" in record:
+            self._save()
+        self.looked = time.monotonic()
+
+    def _validate(self) -> dict[str, Any]:
+        with explained("validation", self.job.plan, self.stepper.precision.format):
+            score = self.job.validate(self.stepper.averaged)
+        self.stepper.network.train()
+        best = self.progress.best
+        if not math.isnan(score.mean) and (best is None or score.mean > best):
+            self.progress = replace(self.progress, best=score.mean, best_step=self.progress.step)
+            self._clock()
+            self.saver.save(BEST, self.stepper, self.progress)
+        return {
+            "val_dice": _known(score.mean),
+            "val_dice_per_class": {k: _known(v) for k, v in score.per_class.items()},
+        }
+
+    def _clock(self) -> float:
+        self.progress.seconds = time.monotonic() - self.started
+        return self.progress.seconds
+
+    def _save(self) -> None:
+        """Write the last checkpoint; the losses are read first, so that no diverged weights are kept."""
+        self._look()
+        self._clock()
+        self.progress.log_bytes = self.log.position
+        self.saver.save(LAST, self.stepper, self.progress)
+        self.saved = time.monotonic()
+
+
+def _known(value: float) -> float | None:
+    """NaN is no JSON."""
+    return None if math.isnan(value) else value
+
+
+def _line(record: dict[str, Any], epochs: int) -> str:
+    dice = f", dice {record['val_dice']:.4f}" if record.get("val_dice") is not None else ""
+    return f"epoch {record['epoch']}/{epochs}: loss {record['epoch_loss']:.4f}{dice}, {record['seconds']:.0f} s"

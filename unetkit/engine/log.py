@@ -1,0 +1,91 @@
+"""What a run says of itself: log.jsonl always, TensorBoard if asked, a bar or one line an epoch on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from unetkit.errors import RecipeError
+
+
+class RunLog:
+    """Appends records to `log.jsonl`, one JSON object a line; each has `step` and `epoch`.
+
+    `position` is the file's length in bytes: a resumed run cuts off what was written after its checkpoint.
+    """
+
+    def __init__(self, folder: Path, position: int = 0, step: int = 0, tensorboard: bool = False) -> None:
+        self.path = folder / "log.jsonl"
+        self._file = self.path.open("r+b" if self.path.exists() else "w+b")
+        self._file.truncate(min(position, self._file.seek(0, 2)))
+        self._file.seek(0, 2)
+        self._board = _open_board(folder, step) if tensorboard else None
+
+    @property
+    def position(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a record; it has left the process when this returns."""
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+        if self._board:
+            for name, value in record.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._board.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+
+def _open_board(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise RecipeError(
+            "train.tensorboard=true needs the package 'tensorboard'; run: pip install unetkit[tensorboard]"
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a `log.jsonl`, without a last line that was cut off."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+class Display:
+    """Progress of the steps on stderr: a bar with rate, time left and loader wait, or a line an epoch if piped."""
+
+    def __init__(self, total: int, done: int, shown: bool) -> None:
+        self.shown = shown
+        bar = shown and sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, unit="step", desc="train", dynamic_ncols=True) if bar else None
+
+    def step(self) -> None:
+        """Count one step."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def numbers(self, loss: float, wait: float) -> None:
+        """Show the present loss and the share of the time spent waiting for the loader."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.3f}, loader wait {wait:.0%}", refresh=False)
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        if self.shown:
+            tqdm.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the bar where it is."""
+        if self._bar is not None:
+            self._bar.close()

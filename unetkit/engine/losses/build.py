@@ -1,0 +1,142 @@
+"""From the recipe's loss section to one module: terms, their weights, deep supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unetkit.engine.losses.boundary import Boundary
+from unetkit.engine.losses.comparison import Comparison
+from unetkit.engine.losses.overlap import SoftDice, Tversky
+from unetkit.engine.losses.pixelwise import CrossEntropy
+from unetkit.errors import RecipeError
+from unetkit.recipe.schema import LossSection
+from unetkit.types import Labels
+
+_DICE = {"batch_dice", "dice_background", "smooth"}
+USED = {
+    "dice_ce": {"dice_weight", "ce_weight", "dice_squared", "class_weights", *_DICE},
+    "dice_bce": {"dice_weight", "ce_weight", "dice_squared", "class_weights", *_DICE},
+    "dice": {"dice_squared", *_DICE},
+    "ce": {"class_weights"},
+    "focal": {"focal_gamma", "class_weights"},
+    "tversky": {"tversky_alpha", "tversky_beta", *_DICE},
+    "boundary": {"dice_weight", "ce_weight", "dice_squared", "class_weights", "boundary_weight", *_DICE},
+}
+"""The keys of the loss section that each loss reads."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A module called with a Comparison, its weight, and whether the weight grows from 0 over the training."""
+
+    module: nn.Module
+    weight: float
+    grows: bool = False
+
+
+class SegmentationLoss(nn.Module):
+    """Weighted sum of terms, over all resolutions of a deeply supervised output.
+
+    Called with logits [B, K, *S], or a tuple of them, finest first, and labels uint8 [B, L, *S]. Resolution i
+    weighs 2^-i, the lowest 0 unless it is the only one, normalised to 1; its labels are the nearest of the finest.
+    `progress` is the share of the training that is done, 0 to 1, read by terms that grow.
+    """
+
+    progress: Tensor
+
+    def __init__(self, terms: Sequence[Term], regions: bool) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(t.module for t in terms)
+        self.weights = [(t.weight, t.grows) for t in terms]
+        self.regions = regions
+        self.register_buffer("progress", torch.zeros(()), persistent=False)
+
+    def forward(self, output: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
+        outputs = [output] if isinstance(output, Tensor) else list(output)
+        shares = supervision_weights(len(outputs))
+        # the sums below must not be done in bf16 or fp16
+        with torch.autocast(target.device.type, enabled=False):
+            parts = [
+                share * self._one(logits, nearest(target, logits.shape[2:]))
+                for share, logits in zip(shares, outputs, strict=True)
+                if share
+            ]
+        return torch.stack(parts).sum()
+
+    def _one(self, logits: Tensor, labels: Tensor) -> Tensor:
+        seen = Comparison(logits, labels, self.regions)
+        total = seen.logits.new_zeros(())
+        for module, (weight, grows) in zip(self.parts, self.weights, strict=True):
+            total = total + module(seen) * (weight * self.progress if grows else weight)
+        return total
+
+
+def supervision_weights(levels: int) -> list[float]:
+    """Return the weight of each output, finest first: 2^-i, the last 0 unless it is the only one, sum 1."""
+    raw = [2.0**-i for i in range(levels)]
+    if levels > 1:
+        raw[-1] = 0.0
+    return [w / sum(raw) for w in raw]
+
+
+def nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Return labels [B, L, *S] at another size by taking the voxel nearest to each new voxel's centre."""
+    for axis, new in enumerate(size, start=2):
+        old = labels.shape[axis]
+        if old != new:
+            index = torch.div((2 * torch.arange(new, device=labels.device) + 1) * old, 2 * new, rounding_mode="floor")
+            labels = labels.index_select(axis, index)
+    return labels
+
+
+def build_loss(section: LossSection, labels: Labels) -> SegmentationLoss:
+    """Build the loss that a recipe asks for.
+
+    Raises RecipeError for a key that the chosen loss does not read, a wrong number of class weights, or a loss
+    that does not fit the labels (regions or exclusive classes).
+    """
+    name = section.name if section.name != "auto" else "dice_bce" if labels.regions else "dice_ce"
+    _check(section, name, labels)
+    dice = SoftDice(section.smooth, section.batch_dice, section.dice_background, section.dice_squared)
+    entropy = CrossEntropy(weights=section.class_weights)
+    pair = [Term(dice, section.dice_weight), Term(entropy, section.ce_weight)]
+    options = section.smooth, section.batch_dice, section.dice_background
+    terms = {
+        "dice_ce": pair,
+        "dice_bce": pair,
+        "dice": [Term(dice, 1.0)],
+        "ce": [Term(entropy, 1.0)],
+        "focal": [Term(CrossEntropy(section.focal_gamma, section.class_weights), 1.0)],
+        "tversky": [Term(Tversky(section.tversky_alpha, section.tversky_beta, *options), 1.0)],
+        "boundary": [*pair, Term(Boundary(), section.boundary_weight, grows=True)],
+    }
+    return SegmentationLoss(terms[name], labels.regions)
+
+
+def _check(section: LossSection, name: str, labels: Labels) -> None:
+    defaults = LossSection()
+    changed = {key for key in type(section).model_fields if getattr(section, key) != getattr(defaults, key)}
+    for key in sorted(changed - USED[name] - {"name"}):
+        readers = ", ".join(n for n, keys in USED.items() if key in keys)
+        raise RecipeError(f"train.loss.{key} is not used by the loss '{name}'; drop it, or choose one of {readers}")
+    if labels.regions and section.dice_background:
+        raise RecipeError("train.loss.dice_background: overlapping classes have no background output; drop it")
+    if labels.regions and name in ("dice_ce", "ce"):
+        raise RecipeError(f"train.loss.name={name} is for exclusive classes, these overlap; use dice_bce")
+    if not labels.regions and name == "dice_bce":
+        raise RecipeError("train.loss.name=dice_bce is for overlapping classes, these exclude each other; use dice_ce")
+    given = section.class_weights
+    if given is not None and len(given) != labels.num_outputs:
+        names = labels.classes if labels.regions else ("background", *labels.classes)
+        raise RecipeError(
+            f"train.loss.class_weights has {len(given)} numbers for {len(names)} outputs; "
+            f"give one each for {', '.join(names)}"
+        )
+    if given is not None and not any(given):
+        raise RecipeError("train.loss.class_weights are all 0; give at least one positive weight")
+    if name in ("dice_ce", "dice_bce", "boundary") and not section.dice_weight + section.ce_weight:
+        raise RecipeError("train.loss: dice_weight and ce_weight are both 0; give at least one a positive value")

@@ -1,0 +1,57 @@
+"""One batch of logits beside its labels: what every loss term reads."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unetkit.types import IGNORE
+
+
+class Comparison:
+    """Logits [B, K, *S] and labels uint8 [B, L, *S], seen as probabilities, one-hot labels and valid voxels.
+
+    `regions`: one sigmoid per channel (L = K, labels 0, 1 or IGNORE); otherwise a softmax over exclusive
+    classes (L = 1, labels 0 to K-1 or IGNORE). Everything is fp32 (or fp64 where the logits are), because
+    sums over a patch overflow fp16. What two terms need is computed once.
+    """
+
+    def __init__(self, logits: Tensor, labels: Tensor, regions: bool) -> None:
+        self.logits = logits if logits.dtype == torch.float64 else logits.float()
+        self.labels = labels
+        self.regions = regions
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """1 where the label says something, else 0: [B, 1, *S], or [B, K, *S] for regions."""
+        return (self.labels != IGNORE).to(self.logits.dtype)
+
+    @cached_property
+    def onehot(self) -> Tensor:
+        """Labels as 0 and 1 [B, K, *S]; ignored voxels are 0 in every channel."""
+        if self.regions:
+            return (self.labels == 1).to(self.logits.dtype)
+        shape = (1, -1) + (1,) * (self.logits.ndim - 2)
+        classes = torch.arange(self.logits.shape[1], device=self.labels.device, dtype=torch.uint8).view(shape)
+        return (self.labels == classes).to(self.logits.dtype)
+
+    @cached_property
+    def log_probabilities(self) -> Tensor:
+        """Logarithm of `probabilities`."""
+        return F.logsigmoid(self.logits) if self.regions else F.log_softmax(self.logits, dim=1)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """Softmax over the classes, or a sigmoid per region: [B, K, *S]."""
+        return self.log_probabilities.exp()
+
+    @cached_property
+    def log_likelihood(self) -> Tensor:
+        """Log probability of the true label, 0 where ignored: [B, 1, *S], or [B, K, *S] for regions."""
+        if self.regions:
+            # log(1 - sigmoid(x)) = logsigmoid(x) - x
+            return (self.log_probabilities - (1 - self.onehot) * self.logits) * self.valid
+        return (self.log_probabilities * self.onehot).sum(1, keepdim=True)

@@ -1,0 +1,70 @@
+"""Optimiser and learning rate: SGD or AdamW, and a rate that is a function of the step alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from unetkit.recipe.schema import OptimizerSection, ScheduleSection
+
+FUSED_ON = ("cpu", "cuda")
+
+
+def build_optimizer(network: nn.Module, section: OptimizerSection) -> torch.optim.Optimizer:
+    """Return the optimiser of a network that already lies on its device.
+
+    SGD decays every parameter, as nnU-Net does; AdamW leaves out biases, norms and parameters marked with
+    `_no_weight_decay`, as transformers and state-space models expect.
+    """
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    fused = all(p.device.type in FUSED_ON and p.is_floating_point() for p in parameters)
+    if section.name == "sgd":
+        # torch refuses Nesterov without momentum; plain SGD is what both keys then mean
+        return torch.optim.SGD(
+            parameters,
+            lr=section.lr,
+            momentum=section.momentum,
+            nesterov=section.nesterov and section.momentum > 0,
+            weight_decay=section.weight_decay,
+            fused=fused,
+        )
+    return torch.optim.AdamW(
+        decay_groups(parameters, section.weight_decay), lr=section.lr, betas=section.betas, fused=fused
+    )
+
+
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Split parameters into those that decay (two axes or more, not marked `_no_weight_decay`) and the rest."""
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for p in parameters:
+        keep = p.ndim > 1 and not getattr(p, "_no_weight_decay", False)
+        (decayed if keep else spared).append(p)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def learning_rate(section: ScheduleSection, base: float, step: int, total: int, steps_per_epoch: int) -> float:
+    """Return the rate of a step, 0 to total - 1: linear warm-up to `base`, then the chosen decay to `min_lr`.
+
+    poly: base * (1 - t)^power, cosine: half a cosine, with t from 0 to 1 over the steps after the warm-up.
+    """
+    warmup = round(section.warmup * steps_per_epoch)
+    if step < warmup:
+        return base * (step + 1) / (warmup + 1)
+    t = (step - warmup) / max(total - warmup, 1)
+    if section.name == "poly":
+        return max(base * (1 - t) ** section.power, section.min_lr)
+    if section.name == "cosine":
+        return section.min_lr + (base - section.min_lr) * (1 + math.cos(math.pi * t)) / 2
+    return base
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

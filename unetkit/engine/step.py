@@ -1,0 +1,137 @@
+"""One optimisation step: forward, loss, backward, clip, update; nothing in it waits for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unetkit.engine.device import choose_memory_format, lay_out
+from unetkit.engine.ema import Ema
+from unetkit.engine.losses import SegmentationLoss
+from unetkit.engine.optim import build_optimizer, set_learning_rate
+from unetkit.engine.precision import Precision, choose_format
+from unetkit.recipe.schema import TrainSection
+
+Forward = Callable[[Tensor, Tensor], Tensor]
+
+
+class Batch(Protocol):
+    """What the loader gives: image [B, C, *P] float32, label [B, L, *P] uint8, and the case of each sample."""
+
+    @property
+    def image(self) -> Tensor:
+        """Network input."""
+
+    @property
+    def label(self) -> Tensor:
+        """Encoded labels."""
+
+    @property
+    def case_ids(self) -> Sequence[str]:
+        """Case of each sample."""
+
+
+class ForwardLoss(nn.Module):
+    """Network and loss as one module, so that both compile together."""
+
+    def __init__(self, network: nn.Module, loss: nn.Module) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, image: Tensor, label: Tensor) -> Tensor:
+        return self.loss(self.network(image), label)
+
+
+class Stepper:
+    """A network with all that changes it: loss, optimiser, gradient scaler, averaged weights.
+
+    `fallback` says why training is not compiled although the recipe asks for it, else it is None.
+    """
+
+    def __init__(self, network: nn.Module, loss: SegmentationLoss, section: TrainSection, device: torch.device) -> None:
+        self.section, self.device = section, device
+        self.network, self.loss = network.to(device).train(), loss.to(device)
+        self.precision = Precision(choose_format(section.precision, device), device)
+        dims = len(network.task.patch_size)  # type: ignore[union-attr, arg-type]
+        half = self.precision.format != "fp32"
+        self.memory_format = choose_memory_format(section.channels_last, network, dims, device, half)
+        lay_out(network, self.memory_format, dims)
+        self.optimizer = build_optimizer(network, section.optimizer)
+        self.ema = Ema(network, section.ema) if section.ema else None
+        self.forward: Forward = ForwardLoss(network, self.loss)
+        self.fallback: str | None = None
+        self._to_compile = section.compile
+
+    def __call__(self, batches: Sequence[Batch], step: int, seed: int, rate: float) -> Tensor:
+        """Train on the batches of one step and return [loss, gradient norm] on the device.
+
+        Everything random in the step (dropout, stochastic depth) follows from seed and step alone.
+        """
+        if self._to_compile:
+            self._to_compile = False
+            self.forward, self.fallback = compile_or_fall_back(self, *self.place(batches[0]))
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(step_seed(seed, step))
+        losses = []
+        for batch in batches:
+            image, label = self.place(batch)
+            with self.precision.autocast():
+                loss = self.forward(image, label)
+            self.precision.scaler.scale(loss / len(batches)).backward()
+            losses.append(loss.detach())
+        norm = self._update()
+        if self.ema:
+            self.ema.update(self.network, step)
+        return torch.stack([torch.stack(losses).mean(), norm])
+
+    def place(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Bring image and label of a batch to the device, in the network's memory format."""
+        image = batch.image.to(self.device, non_blocking=True).contiguous(memory_format=self.memory_format)
+        return image, batch.label.to(self.device, non_blocking=True)
+
+    def _update(self) -> Tensor:
+        scaler = self.precision.scaler
+        scaler.unscale_(self.optimizer)
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.section.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.section.clip_norm, norm)
+        scaler.step(self.optimizer)
+        scaler.update()
+        # a scaled fp16 gradient overflows now and then; the scaler skips that step, so its norm says nothing
+        return norm.new_zeros(()) if scaler.is_enabled() else norm
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The network to validate with: the averaged one where there is one."""
+        return self.ema.network if self.ema else self.network
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Mix the recipe's seed and a step number into one seed of 63 bits."""
+    return int(np.random.SeedSequence([seed % 2**63, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def compile_or_fall_back(stepper: Stepper, image: Tensor, label: Tensor) -> tuple[Forward, str | None]:
+    """Compile forward and loss, try them on a batch, and return them, or the uncompiled ones and the reason."""
+    forward, network = stepper.forward, stepper.network
+    kept = {name: value.clone() for name, value in network.named_buffers()}
+    try:
+        compiled: Forward = torch.compile(forward, dynamic=False)
+        with stepper.precision.autocast():
+            loss = compiled(image, label)
+        loss.backward()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a compiler may raise, training can go on without it
+        return forward, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+    finally:
+        network.zero_grad(set_to_none=True)
+        for name, value in network.named_buffers():
+            value.copy_(kept[name])  # the trial has moved the running statistics
+    return compiled, None
