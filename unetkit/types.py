@@ -59,7 +59,8 @@ class Case:
     """One subject: image files (one per channel, or one holding all), label, and whom it belongs to.
 
     `group` is the patient (or slide, or site) that must not be split; `roi` is a mask outside of which
-    nothing counts; `split` is "train", "val" or "test" where the data set itself says so.
+    nothing counts. Where the data set itself says so, `split` is "train", "val", "test" or the name of a
+    further test set ("test_..."), and `fold` the number of the fold in which the case validates.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Case:
     group: str | None = None
     roi: Path | None = None
     split: str | None = None
+    fold: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Labels:
     `classes` are the foreground classes in the order of the network's outputs, `values` the file values
     that make up each. `regions`: classes may overlap, one sigmoid each. Values in `ignore` say nothing.
     `threshold`: the file is a grey mask, values above it are class 1 (then `values` is ((1,),)).
-    `strict`: a value that is neither named nor 0 is an error; otherwise it is background.
+    `background`: values known to mean nothing that is wanted (0 is among them unless a class takes it).
+    `strict`: any other value is an error; otherwise it is background.
     """
 
     classes: tuple[str, ...]
@@ -86,6 +89,7 @@ class Labels:
     ignore: tuple[int, ...] = ()
     threshold: float | None = None
     strict: bool = True
+    background: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.classes) != len(self.values):

@@ -1,0 +1,88 @@
+"""What all formats share: faults named after the file, and writing that never leaves half a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from unetkit.errors import DataError, UnetkitError
+
+
+@dataclass(frozen=True)
+class Peek:
+    """What the header of a file tells: channels C and spatial shape S."""
+
+    channels: int
+    shape: tuple[int, ...]
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial axes."""
+        return len(self.shape)
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Turn whatever a reading library raises over a damaged file into one line that names the file.
+
+    Raises DataError.
+    """
+    try:
+        yield
+    except (UnetkitError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; check the path, or take it out of the list of cases") from error
+    except Exception as error:  # a decoder may raise anything over broken bytes: struct.error, KeyError, zlib.error...
+        raise DataError(
+            f"{path}: cannot be read ({first_line(error)}); the file is damaged, cut off or not what its name says: "
+            "get it anew or leave it out"
+        ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; move it into place only when all is on disk.
+
+    Raises DataError if the folder cannot be written or the disk is full; nothing is left behind then.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The full name comes last, because writers choose the format by suffix.
+        temporary = path.parent / f".{uuid4().hex}.{path.name}"
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{path}: cannot be written ({first_line(error)}); check the folder's rights and the space on the disk"
+        ) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the last line that says something in an error's text (ITK puts its message there), without paths."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
+
+
+def suffix_of(path: Path) -> str:
+    """Return the format's suffix in lower case, with the double ones (.nii.gz, .npy.h5) whole."""
+    parts = [part.lower() for part in path.suffixes[-2:]]
+    double = "".join(parts)
+    return double if double in (".nii.gz", ".npy.h5") else (parts[-1] if parts else "")
+
+
+def stem_of(path: Path) -> str:
+    """Return the file name without its format's suffix."""
+    ending = suffix_of(path)
+    return path.name[: -len(ending)] if ending else path.name

@@ -1,0 +1,230 @@
+"""Who trains, who validates, who is only tested; a group (patient) is never divided.
+
+Groups are put in an order that a hash of seed and name decides, so a split is the same on every machine, whatever
+the order of the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from unetkit.data.datasets import Dataset, require_trainable
+from unetkit.data.layouts.found import natural, shown
+from unetkit.errors import DataError, RecipeError, nearest
+from unetkit.recipe.schema import SplitSection
+from unetkit.types import Case
+
+
+@dataclass(frozen=True)
+class Split:
+    """Ids of the cases that train, validate and test; `extra` holds further test sets by name; `how` explains."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    how: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return lists of ids."""
+        extra = {name: list(ids) for name, ids in self.extra.items()}
+        return {"train": list(self.train), "val": list(self.val), "test": list(self.test), **extra, "how": self.how}
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Split:
+        """Rebuild a split from `to_json`. Raises DataError if a list is missing."""
+        try:
+            sides = [tuple(str(name) for name in tree[key]) for key in ("train", "val", "test")]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"a split needs lists train, val and test ({error}); write it anew") from error
+        extra = {key: tuple(tree[key]) for key in tree if key.startswith("test_")}
+        return cls(sides[0], sides[1], sides[2], extra, str(tree.get("how", "")))
+
+
+@dataclass
+class _Draft:
+    """Cases on their way to a side; `val` is None until somebody decides."""
+
+    train: list[Case]
+    val: list[Case] | None
+    test: list[Case]
+    how: list[str]
+
+
+def make_split(dataset: Dataset, section: SplitSection) -> Split:
+    """Divide the labelled cases as recipe and data set say; what neither says is drawn by seed.
+
+    A test list of the data set stays the test; without a stated validation part, `val_fraction` of the training
+    groups validates. Raises DataError if the cases cannot be trained on, are too few, or if a stated split divides
+    a group; RecipeError for ids that do not exist and settings that contradict the data.
+    """
+    require_trainable(dataset)
+    cases = [case for case in dataset.labelled if not (case.split or "").startswith("test_")]
+    if section.train is not None or section.val is not None or section.test is not None:
+        draft = _by_lists(cases, section)
+    elif section.kind == "fixed" and not any(case.split for case in cases):
+        raise RecipeError(
+            "data.split.kind=fixed, but neither recipe nor data set lists the cases; give data.split.train, val and "
+            "test, or use kind=random"
+        )
+    elif section.kind in ("auto", "fixed"):
+        draft = _as_stated(cases, section)
+    else:
+        draft = _drawn(cases, section)
+    if draft.val is None:
+        _hold_out(draft, section)
+    return _checked(dataset, draft, section)
+
+
+def group_of(case: Case) -> str:
+    """Return whom the case belongs to: its group, or itself."""
+    return case.group or case.id
+
+
+def _by_lists(cases: Sequence[Case], section: SplitSection) -> _Draft:
+    """Follow the recipe's lists; a list that is not given falls back to what the data set states."""
+    chosen = {key: _named(cases, getattr(section, key), key) for key in ("train", "val", "test")}
+    _require_apart({key: [case.id for case in found] for key, found in chosen.items() if found is not None})
+    taken = {case.id for found in chosen.values() for case in found or ()}
+    free = [case for case in cases if case.id not in taken]
+    test = chosen["test"] if chosen["test"] is not None else [case for case in free if case.split == "test"]
+    train = chosen["train"]
+    if train is None:
+        train = [case for case in free if case not in test]
+    return _Draft(train, chosen["val"], test, ["lists of the recipe"])
+
+
+def _named(cases: Sequence[Case], names: Sequence[str] | None, key: str) -> list[Case] | None:
+    if names is None:
+        return None
+    known = {case.id for case in cases} | {group_of(case) for case in cases}
+    for name in names:
+        if name not in known:
+            raise RecipeError(
+                f"data.split.{key}: '{name}' is neither a labelled case nor a group{nearest(name, known)}; correct it"
+            )
+    wanted = set(names)
+    return [case for case in cases if case.id in wanted or group_of(case) in wanted]
+
+
+def _as_stated(cases: Sequence[Case], section: SplitSection) -> _Draft:
+    sides: dict[str | None, list[Case]] = {side: [c for c in cases if c.split == side] for side in _SIDES}
+    how = ["stated by the data set" if any(case.split for case in cases) else "drawn"]
+    test = sides["test"] or _take(sides["train"] or sides[None], section.test_fraction, section.seed, how, "test")
+    pool = sides["train"] or sides[None]
+    train = [case for case in pool if case not in test]
+    if sides["val"]:
+        return _Draft(train, sides["val"], test, how)
+    if any(case.fold is not None for case in train):
+        return _by_fold(train, test, section, how)
+    return _Draft(train, None, test, how)
+
+
+_SIDES = ("train", "val", "test", None)
+
+
+def _by_fold(pool: Sequence[Case], test: list[Case], section: SplitSection, how: list[str]) -> _Draft:
+    folds = sorted({case.fold for case in pool if case.fold is not None})
+    if section.fold not in folds:
+        raise RecipeError(f"data.split.fold={section.fold}: the data set states folds {folds}; give one of them")
+    val = [case for case in pool if case.fold == section.fold]
+    return _Draft([c for c in pool if c.fold != section.fold], val, test, [*how, f"fold {section.fold} as stated"])
+
+
+def _drawn(cases: Sequence[Case], section: SplitSection) -> _Draft:
+    how = [f"{section.kind}, seed {section.seed}"]
+    test = [case for case in cases if case.split == "test"]
+    if test and section.test_fraction:
+        raise RecipeError(
+            f"data.split.test_fraction={section.test_fraction:g}: the data set states its own {len(test)} test cases; "
+            "drop test_fraction"
+        )
+    test = test or _take(cases, section.test_fraction, section.seed, how, "test")
+    pool = [case for case in cases if case not in test]
+    if section.kind != "kfold":
+        return _Draft(pool, None, test, how)
+    if pool and all(case.fold is not None for case in pool):
+        return _by_fold(pool, test, section, how)
+    groups = shuffled({group_of(case) for case in pool}, section.seed)
+    if len(groups) < section.folds:
+        raise DataError(
+            f"{section.folds} folds of {len(groups)} groups; a fold needs at least one: lower data.split.folds"
+        )
+    held = set(groups[section.fold :: section.folds])
+    val = [case for case in pool if group_of(case) in held]
+    how.append(f"fold {section.fold} of {section.folds} validates")
+    return _Draft([case for case in pool if case not in val], val, test, how)
+
+
+def shuffled(names: Iterable[str], seed: int) -> list[str]:
+    """Return names in an order that depends on the names and the seed alone."""
+    return sorted(names, key=lambda name: (hashlib.sha256(f"{seed}:{name}".encode()).digest(), name))
+
+
+def _take(cases: Sequence[Case], fraction: float, seed: int, how: list[str], what: str) -> list[Case]:
+    """Take a share of the groups: at least one, never all."""
+    groups = shuffled({group_of(case) for case in cases}, seed)
+    if not fraction or len(groups) < 2:
+        return []
+    number = min(max(1, round(fraction * len(groups))), len(groups) - 1)
+    held = set(groups[:number])
+    how.append(f"{what}: {number} of {len(groups)} groups by seed {seed}")
+    return [case for case in cases if group_of(case) in held]
+
+
+def _hold_out(draft: _Draft, section: SplitSection) -> None:
+    """Move a share of the training groups to the validation."""
+    groups = {group_of(case) for case in draft.train}
+    if section.val_fraction and len(groups) == 1:
+        one = f"group '{next(iter(groups))}'" if len(draft.train) > 1 else f"case '{draft.train[0].id}'"
+        raise DataError(
+            f"only one labelled {one} to train on, so none is left to validate; add cases, or set "
+            "data.split.val_fraction=0 to train without validation"
+        )
+    val = _take(draft.train, section.val_fraction, section.seed, draft.how, "val")
+    draft.val = val
+    draft.train = [case for case in draft.train if case not in val]
+
+
+def _checked(dataset: Dataset, draft: _Draft, section: SplitSection) -> Split:
+    if not draft.train:
+        raise DataError(f"{dataset.name}: no labelled case is left to train on; add cases or change data.split")
+    sides = {"train": draft.train, "val": draft.val or [], "test": draft.test}
+    extra: dict[str, list[Case]] = {}
+    for case in dataset.labelled:
+        if case.split and case.split.startswith("test_"):
+            extra.setdefault(case.split, []).append(case)
+    require_no_leak({**sides, **extra})
+    ids = {side: _limited(found, dataset.limit, section.seed) for side, found in {**sides, **extra}.items()}
+    how = "; ".join(draft.how) + (f"; at most {dataset.limit} cases of each" if dataset.limit else "")
+    return Split(ids["train"], ids["val"], ids["test"], {name: ids[name] for name in extra}, how)
+
+
+def require_no_leak(sides: Mapping[str, Sequence[Case]]) -> None:
+    """Raise DataError if a group has cases on two sides."""
+    owner: dict[str, tuple[str, str]] = {}
+    for side, cases in sides.items():
+        for case in cases:
+            other, first = owner.setdefault(group_of(case), (side, case.id))
+            if other != side:
+                raise DataError(
+                    f"group '{group_of(case)}' is in both {other} ({first}) and {side} ({case.id}); "
+                    "keep all its cases on one side"
+                )
+
+
+def _require_apart(lists: Mapping[str, Sequence[str]]) -> None:
+    for key, names in lists.items():
+        for other, others in lists.items():
+            if key < other and (both := sorted(set(names) & set(others))):
+                raise RecipeError(f"data.split.{key} and data.split.{other} share {shown(both)}; keep each in one")
+
+
+def _limited(cases: Sequence[Case], limit: int | None, seed: int) -> tuple[str, ...]:
+    """Return ids in natural order; with a limit, those that the seed puts first."""
+    names = [case.id for case in cases]
+    kept = names if limit is None else shuffled(names, seed)[:limit]
+    return tuple(sorted(kept, key=natural))
