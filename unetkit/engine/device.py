@@ -1,4 +1,4 @@
-"""Which device trains, how tensors lie in its memory, and the switches of its libraries."""
+"""How tensors lie in a device's memory, and the switches of its libraries."""
 
 from __future__ import annotations
 
@@ -8,19 +8,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-
-from unetkit.errors import RecipeError
-
-_BROKEN_TORCH = "2.9."
-
-
-def check_torch(version: str) -> None:
-    """Raise RecipeError for a torch release that trains wrongly (2.9: 3D convolutions in bf16)."""
-    if version.startswith(_BROKEN_TORCH):
-        raise RecipeError(
-            f"torch {version}: its 3D convolutions in bf16 give wrong results, need several times the memory or are "
-            "ten times slower (pytorch issues 163539, 166643, 174051); install torch 2.8, or 2.10 and later"
-        )
 
 
 def choose_memory_format(
