@@ -1,0 +1,34 @@
+"""What is done to predicted labels after the network."""
+
+import numpy as np
+from scipy import ndimage
+
+
+def keep_largest(labels: np.ndarray) -> np.ndarray:
+    """Keep only the largest component of each class in encoded labels [L, *S]; the rest becomes background.
+
+    Voxels that touch at a face, edge or corner belong together; of equally large components the first stays.
+    """
+    out = np.zeros_like(labels)
+    for layer, kept in zip(labels, out, strict=True):
+        for value, box in enumerate(ndimage.find_objects(layer), start=1):
+            if box is not None:
+                kept[box][_largest(layer[box] == value)] = value
+    return out
+
+
+def paint(labels: np.ndarray) -> np.ndarray:
+    """Turn encoded labels [L, *S] into one map [*S] of class indices; a later region covers an earlier one."""
+    if len(labels) == 1:
+        return labels[0]
+    out = np.zeros(labels.shape[1:], np.uint8)
+    for index, region in enumerate(labels, start=1):
+        out[region == 1] = index
+    return out
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    components, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    if count < 2:
+        return mask
+    return components == 1 + np.bincount(components.ravel())[1:].argmax()
