@@ -21,7 +21,7 @@ def weights(stepper) -> torch.Tensor:
 def test_accumulated_batches_equal_one_large_batch():
     whole = SquareLoader(batch_size=4).batch(0)
     halves = [Squares(whole.image[i : i + 2], whole.label[i : i + 2], whole.case_ids[i : i + 2]) for i in (0, 2)]
-    one, two = (build(small_recipe(), TinyNet(norm=False, dropout=0.0)) for _ in range(2))
+    one, two = (build(small_recipe(precision="fp32"), TinyNet(norm=False, dropout=0.0)) for _ in range(2))
     two.network.load_state_dict(one.network.state_dict())
     for step in range(3):
         a, b = one([whole], step, 0, 0.1), two(halves, step, 0, 0.1)
@@ -58,8 +58,9 @@ def test_half_precision_is_close_to_fp32(precision):
     assert losses[precision][-1] < losses[precision][0]
 
 
-def test_auto_precision_on_a_cpu_is_bf16_only_with_amx():
-    expected = "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+def test_auto_precision_on_a_cpu_is_bf16_only_with_units_for_it():
+    units = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    expected = "bf16" if units else "fp32"
     assert choose_format("auto", CPU) == expected
     assert choose_format("fp16", CPU) == "fp16"
 
@@ -78,22 +79,25 @@ def test_average_follows_slowly_and_copies_running_statistics():
     assert ema.network[0].weight.item() == pytest.approx(0.91)
 
 
+FREE, INSTANCE = nn.Conv3d(1, 1, 3), nn.Sequential(nn.Conv3d(1, 1, 3), nn.InstanceNorm3d(1))
+
+
 @pytest.mark.parametrize(
-    ("asked", "half", "expected"),
+    ("asked", "network", "device", "half", "last"),
     [
-        (True, False, torch.channels_last),
-        (False, True, torch.contiguous_format),
-        ("auto", True, torch.channels_last),
-        ("auto", False, torch.contiguous_format),
+        (True, INSTANCE, "cuda", False, True),
+        (False, FREE, "cpu", True, False),
+        ("auto", FREE, "cuda", True, True),
+        ("auto", FREE, "cuda", False, False),
+        ("auto", INSTANCE, "cuda", True, False),
+        ("auto", FREE, "cpu", False, True),
+        ("auto", INSTANCE, "cpu", True, True),
+        ("auto", INSTANCE, "cpu", False, False),
     ],
 )
-def test_memory_format(asked, half, expected):
-    assert choose_memory_format(asked, TinyNet(), 2, CPU, half) is expected
-
-
-def test_instance_norm_keeps_the_contiguous_format():
-    network = nn.Sequential(nn.Conv3d(1, 1, 3), nn.InstanceNorm3d(1))
-    assert choose_memory_format("auto", network, 3, CPU, True) is torch.contiguous_format
+def test_memory_format(asked, network, device, half, last):
+    chosen = choose_memory_format(asked, network, 3, torch.device(device), half)
+    assert chosen is (torch.channels_last_3d if last else torch.contiguous_format)
 
 
 def test_channels_last_changes_the_layout_not_the_result():

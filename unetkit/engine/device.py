@@ -15,12 +15,13 @@ def choose_memory_format(
 ) -> torch.memory_format:
     """Return channels_last of the network's dims, or the contiguous format.
 
-    "auto" takes channels_last where convolutions run in half precision and no instance norm, which would copy
-    back to contiguous in every layer, stands between them.
+    Instance norm copies back to contiguous in every layer. "auto" therefore takes channels_last on a GPU for half
+    precision without instance norm, and on a CPU for either of the two, which measured faster there.
     """
     if asked == "auto":
         norms = (nn.InstanceNorm2d, nn.InstanceNorm3d)
-        asked = half and device.type in ("cuda", "cpu") and not any(isinstance(m, norms) for m in network.modules())
+        free = not any(isinstance(m, norms) for m in network.modules())
+        asked = {"cuda": half and free, "cpu": half or free}.get(device.type, False)
     if not asked:
         return torch.contiguous_format
     return torch.channels_last if dims == 2 else torch.channels_last_3d

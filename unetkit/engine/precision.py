@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from unetkit.errors import RecipeError
+from unetkit.infer.device import pick_compute
 
 Format = Literal["fp32", "bf16", "fp16"]
 
@@ -15,20 +16,17 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_format(asked: str, device: torch.device) -> Format:
-    """Return the format that training computes in: what was asked, or for "auto" the fastest safe one.
+    """Return the format that training computes in: what was asked, or for "auto" that of prediction on the device.
 
-    bf16 on GPUs with bf16 units and on CPUs with AMX (without such units bf16 is slower than fp32), fp16 on older
-    GPUs, else fp32. Raises RecipeError for bf16 on a GPU without it.
+    Raises RecipeError for bf16 on a GPU without units for it, which would emulate it slowly.
     """
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        if asked == "bf16" and not native:
-            name = torch.cuda.get_device_name(device)
-            raise RecipeError(f"train.precision=bf16: {name} has no bf16 units; use fp16, fp32 or auto")
-        return asked if asked != "auto" else "bf16" if native else "fp16"  # type: ignore[return-value]
-    if asked == "auto":
-        return "bf16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "fp32"
-    return asked  # type: ignore[return-value]
+    if asked == "bf16" and device.type == "cuda" and pick_compute(device, asked).dtype != torch.bfloat16:
+        name = torch.cuda.get_device_name(device)
+        raise RecipeError(f"train.precision=bf16: {name} has no bf16 units; use fp16, fp32 or auto")
+    if asked in ("fp32", "bf16", "fp16"):
+        return asked  # type: ignore[return-value]
+    names: dict[torch.dtype, Format] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return names.get(pick_compute(device).dtype, "fp32")
 
 
 class Precision:
