@@ -86,9 +86,6 @@ def test_probabilities_sum_to_one_and_decide_the_label(save_run, array, make_pla
     np.testing.assert_allclose(chances.data.sum(0), 1, atol=1e-5)
     labels = predictor.predict(volume)
     assert np.array_equal(chances.data.argmax(0), labels.data[0])
-    label, chance = predictor.both(volume)
-    assert np.array_equal(label.data, labels.data)
-    assert np.array_equal(chance.data, chances.data)
 
 
 def test_pictures_as_files_and_arrays(save_run, tmp_path, make_plan_2d):

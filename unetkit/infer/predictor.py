@@ -23,13 +23,12 @@ from unetkit.data.preprocess import (
 )
 from unetkit.errors import RecipeError
 from unetkit.infer.device import Compute, check_torch, pick_compute, pick_device
-from unetkit.infer.inputs import Image, open_image
+from unetkit.infer.inputs import Image, image_dims, open_image
 from unetkit.infer.network import build_network
 from unetkit.infer.postprocess import keep_largest, paint
 from unetkit.infer.sliding import WindowSettings, sliding_window
 from unetkit.plan.plan import Plan
 from unetkit.recipe import InferSection, Recipe, explain_faults
-from unetkit.types import Volume
 
 Result = TypeVar("Result")
 
@@ -72,13 +71,18 @@ class Predictor:
         load_weights(network, checkpoint.best_weights, path)
         return cls(_ready(network, compute, checkpoint.plan.dims), checkpoint.plan, settings, compute)
 
+    @property
+    def volumes(self) -> bool:
+        """Whether images are volumes, not 2D pictures."""
+        return image_dims(self.plan) == 3
+
     def predict(self, image: Image) -> Any:
         """Return the label map, uint8: 0 is background, then the index of the class; later regions cover earlier ones.
 
         Raises DataError or ShapeError for an image that the network cannot be used on.
         """
         volume, wrap = open_image(image, self.plan)
-        return wrap(paint(self.encoded(self._prepare(volume))))
+        return wrap(paint(self.encoded(preprocess(volume, None, self.plan))))
 
     def probabilities(self, image: Image) -> Any:
         """Return the probability of each output, float32 [K, *S]: background and classes, or one per region.
@@ -86,19 +90,12 @@ class Predictor:
         In nibabel images the outputs lie along the last axis. Raises DataError or ShapeError as `predict`.
         """
         volume, wrap = open_image(image, self.plan)
-        prepared = self._prepare(volume)
-        return wrap(self._chances(self.logits(prepared), prepared))
-
-    def both(self, volume: Volume) -> tuple[Volume, Volume]:
-        """Return label map and probabilities of a Volume for the price of one."""
-        volume, wrap = open_image(volume, self.plan)
-        prepared = self._prepare(volume)
-        logits = self.logits(prepared)
-        return wrap(paint(self._decide(logits, prepared))), wrap(self._chances(logits, prepared))
+        prepared = preprocess(volume, None, self.plan)
+        return wrap(self.chances(self.logits(prepared), prepared))
 
     def encoded(self, prepared: Prepared) -> np.ndarray:
         """Return encoded labels uint8 [L, *S] on the grid of the case's own image: class indices, or 0/1 a region."""
-        return self._decide(self.logits(prepared), prepared)
+        return self.decide(self.logits(prepared), prepared)
 
     @torch.no_grad()  # not inference_mode: a network in training keeps what it caches here
     def logits(self, prepared: Prepared) -> Tensor:
@@ -130,10 +127,8 @@ class Predictor:
         batch = self.settings.window_batch
         return batch if dims == self.plan.dims else max(batch, self.plan.batch_size)
 
-    def _prepare(self, volume: Volume) -> Prepared:
-        return preprocess(volume, None, self.plan)
-
-    def _decide(self, logits: Tensor, prepared: Prepared) -> np.ndarray:
+    def decide(self, logits: Tensor, prepared: Prepared) -> np.ndarray:
+        """Return what `encoded` does for logits [K, *P] that are there already."""
         if self.settings.restore == "labels":
             labels = restore_labels(labels_from_logits(logits, self.plan), prepared.geometry, self.plan)
         else:
@@ -141,7 +136,8 @@ class Predictor:
         encoded = labels if self.plan.labels.regions else labels[None]
         return keep_largest(encoded) if self.settings.keep_largest else encoded
 
-    def _chances(self, logits: Tensor, prepared: Prepared) -> np.ndarray:
+    def chances(self, logits: Tensor, prepared: Prepared) -> np.ndarray:
+        """Return probabilities float32 [K, *S] on the grid of the case's own image for logits [K, *P]."""
         restored = _spilling(lambda x: restore_logits(x, prepared.geometry, self.plan), logits).cpu()
         chances = restored.sigmoid() if self.plan.labels.regions else restored.softmax(0)
         return chances.contiguous().numpy()

@@ -1,0 +1,246 @@
+"""Files and folders of images in, files of label maps out; reading and writing go on beside the network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import numpy as np
+
+from unetkit.data.formats.files import replacing, stem_of, suffix_of
+from unetkit.data.layouts.found import image_files
+from unetkit.data.preprocess import Prepared, preprocess
+from unetkit.data.volumes import is_known, known_suffixes, read_images, write_volume
+from unetkit.errors import DataError, UnetkitError
+from unetkit.infer.inputs import check_image
+from unetkit.infer.postprocess import paint
+from unetkit.infer.predictor import Predictor
+from unetkit.types import Case, Volume
+
+Progress = Callable[[int, int], None]
+
+_CHANNEL = re.compile(r"^(.+)_(\d{4})$")
+_INSIDE = ("imagesTs", "images", "imagesTr")
+_WRITTEN_AS = {".jpg": ".png", ".jpeg": ".png", ".gif": ".png", ".mhd": ".mha"}
+_ARRAYS = (".npz", ".npy.h5", ".h5")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A case and the file that receives its label map."""
+
+    case: Case
+    target: Path
+
+    @property
+    def chances(self) -> Path:
+        """The file for its probabilities."""
+        return self.target.with_name(f"{stem_of(self.target)}_probabilities.npz")
+
+
+@dataclass
+class Summary:
+    """What became of each case."""
+
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+
+def predict_files(
+    predictor: Predictor,
+    input: Path,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    probabilities: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Predict a file, or every image of a folder (or of its imagesTs or images), into the folder `output`.
+
+    Files that nnU-Net would name case_0000, case_0001, ... are the channels of one case. Label maps keep the image's
+    format where it can hold them unchanged. For a single file `output` may be a file too. See `predict_cases`.
+    Raises DataError if there is nothing to predict or the output cannot be written, before any work is done.
+    """
+    input, output = Path(input), Path(output)
+    channels = len(predictor.plan.channels)
+    if input.is_dir():
+        cases = _cases_in(input, channels)
+    elif input.is_file():
+        found = _group(image_files(input.parent), channels)
+        cases = [c for c in found if input in c.images] or [Case(stem_of(input), (input,))]
+        if is_known(output) and not output.is_dir():
+            return _run(predictor, [Job(cases[0], _writable(output))], overwrite, probabilities, progress)
+    else:
+        raise DataError(f"input={input}: no such file or folder")
+    return predict_cases(predictor, cases, output, overwrite=overwrite, probabilities=probabilities, progress=progress)
+
+
+def predict_cases(
+    predictor: Predictor,
+    cases: Sequence[Case],
+    output: Path,
+    *,
+    overwrite: bool = False,
+    probabilities: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Predict cases into a folder and return {"done": files, "skipped": files, "failed": [{"case", "error"}]}.
+
+    What is there already is skipped unless `overwrite`; a case that fails is named and the others go on. With
+    `probabilities` a .npz with float32 [K, *S] lies beside each label map. `progress` is called with (cases, of all).
+    Raises DataError if the folder cannot be written or two cases would share a file, before any work is done.
+    """
+    jobs = [Job(case, output / f"{case.id}{_written_as(case, predictor)}") for case in cases]
+    return _run(predictor, jobs, overwrite, probabilities, progress)
+
+
+def _cases_in(folder: Path, channels: int) -> list[Case]:
+    for place in (folder, *(folder / name for name in _INSIDE)):
+        if files := image_files(place):
+            return _group(files, channels)
+    raise DataError(
+        f"input={folder}: holds no image, nor does {', '.join(_INSIDE)} in it; known are {', '.join(known_suffixes)}"
+    )
+
+
+def _group(files: Sequence[Path], channels: int) -> list[Case]:
+    """Make cases of files; name_0000 and so on are one case if there are just as many as the network takes."""
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        if match := _CHANNEL.match(stem_of(file)):
+            groups.setdefault(match[1], []).append(file)
+    whole = {name for name, found in groups.items() if _numbers(found) == list(range(channels))}
+    cases = {}
+    for file in files:
+        match = _CHANNEL.match(stem_of(file))
+        if match and match[1] in whole:
+            cases[match[1]] = Case(match[1], tuple(sorted(groups[match[1]])))
+        else:
+            cases[file.name] = Case(stem_of(file), (file,))
+    return list(cases.values())
+
+
+def _numbers(files: Sequence[Path]) -> list[int]:
+    return sorted(int(stem_of(file)[-4:]) for file in files)
+
+
+def _written_as(case: Case, predictor: Predictor) -> str:
+    """Return the suffix of the case's label map: that of the image, unless that format would change it."""
+    suffix = suffix_of(case.images[0]) if case.images else ""
+    if suffix in _ARRAYS:
+        return ".nii.gz" if predictor.volumes else ".png"
+    return _WRITTEN_AS.get(suffix, suffix)
+
+
+def _writable(path: Path) -> Path:
+    suffix = suffix_of(path)
+    if suffix in _ARRAYS or suffix in _WRITTEN_AS:
+        raise DataError(f"output={path}: label maps are not written as {suffix}; use .nii.gz, .mha, .tif or .png")
+    return path
+
+
+def _run(
+    predictor: Predictor, jobs: Sequence[Job], overwrite: bool, probabilities: bool, progress: Progress | None
+) -> dict[str, Any]:
+    _check_targets(jobs)
+    summary = Summary()
+    todo = []
+    for job in jobs:
+        there = job.target.is_file() and (job.chances.is_file() or not probabilities)
+        if there and not overwrite:
+            summary.skipped.append(str(job.target))
+        else:
+            todo.append(job)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        line = _Line(predictor, reader, writer, probabilities, summary)
+        for number, job in enumerate(todo):
+            line.predict(job, todo[number + 1] if number + 1 < len(todo) else None)
+            if progress:
+                progress(number + 1, len(todo))
+        line.finish()
+    return vars(summary)
+
+
+def _check_targets(jobs: Sequence[Job]) -> None:
+    owners: dict[Path, str] = {}
+    images = {image.resolve() for job in jobs for image in job.case.images}
+    for job in jobs:
+        target = job.target.resolve()
+        if target in images:
+            raise DataError(f"{job.target}: the label map would replace the image; choose another output folder")
+        if target in owners:
+            raise DataError(f"{job.target}: two images ({owners[target]}, {job.case.images[0]}) share it; rename one")
+        owners[target] = str(job.case.images[0] if job.case.images else job.case.id)
+    for folder in {job.target.parent for job in jobs}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise DataError(f"output={folder}: cannot be written ({error.strerror}); choose another folder") from error
+
+
+class _Line:
+    """Three cases at once: one is read, one is in the network, one is written."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        reader: ThreadPoolExecutor,
+        writer: ThreadPoolExecutor,
+        probabilities: bool,
+        summary: Summary,
+    ) -> None:
+        self.predictor, self.reader, self.writer = predictor, reader, writer
+        self.probabilities, self.summary = probabilities, summary
+        self.reading: dict[str, Future[tuple[Volume, Prepared]]] = {}
+        self.writing: tuple[Job, Future[None]] | None = None
+
+    def predict(self, job: Job, following: Job | None) -> None:
+        """Predict one case while the following one is read and the one before is written."""
+        read = self.reading.pop(job.case.id, None) or self.reader.submit(self._read, job.case)
+        if following:
+            self.reading[following.case.id] = self.reader.submit(self._read, following.case)
+        try:
+            volume, prepared = read.result()
+            logits = self.predictor.logits(prepared)
+            label = replace(volume, data=paint(self.predictor.decide(logits, prepared))[None])
+            chances = self.predictor.chances(logits, prepared) if self.probabilities else None
+        except (UnetkitError, MemoryError) as error:
+            self._fail(job, error)
+            return
+        self.finish()  # at most one result waits to be written
+        self.writing = (job, self.writer.submit(_write, job, label, chances))
+
+    def finish(self) -> None:
+        """Wait for the file that is being written."""
+        if self.writing is None:
+            return
+        job, written = self.writing
+        self.writing = None
+        try:
+            written.result()
+            self.summary.done.append(str(job.target))
+        except UnetkitError as error:
+            self._fail(job, error)
+
+    def _read(self, case: Case) -> tuple[Volume, Prepared]:
+        volume = read_images(case)
+        check_image(volume, self.predictor.plan)
+        return volume, preprocess(volume, None, self.predictor.plan, case_id=case.id)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        text = str(error) if isinstance(error, UnetkitError) else "not enough memory for this case"
+        self.summary.failed.append({"case": job.case.id, "error": text})
+
+
+def _write(job: Job, label: Volume, chances: np.ndarray | None) -> None:
+    if chances is not None:
+        with replacing(job.chances) as temporary:
+            np.savez_compressed(temporary, probabilities=chances)
+    write_volume(label, job.target)  # last, since its presence says that the case is done
