@@ -166,15 +166,18 @@ def _with_rule(
     return {name: value if math.isfinite(value) else worst.get(name, math.nan) for name, value in scores.items()}
 
 
-def describe(rules: Rules) -> dict[str, str]:
-    """Return one sentence for every metric and for the rules, as it has to stand beside the numbers."""
+def describe(rules: Rules, *, unit: str = "mm") -> dict[str, str]:
+    """Return one sentence for every metric and for the rules, as it has to stand beside the numbers.
+
+    `unit` is what the images' spacing is in; `unit` of the result is what the distances are in.
+    """
+    unit = unit if rules.spacing == "file" else "voxels"
     surface = "border voxels" if rules.surface == "voxel" else "marching-cubes area elements"
     ninety_five = (
         "the larger of the two directed 95th percentiles"
         if rules.hd95 == "max"
         else "the 95th percentile of the distances of both directions together"
     )
-    unit = "mm, by the spacing of the file" if rules.spacing == "file" else "voxels, the spacing is not used"
     said = {
         "dice": "Dice coefficient, 2|P and R| / (|P| + |R|), P prediction, R reference",
         "iou": "intersection over union, |P and R| / |P or R|",
@@ -186,8 +189,8 @@ def describe(rules: Rules) -> dict[str, str]:
         said |= {
             "hd95": f"Hausdorff distance, {ninety_five}, between {surface}",
             "assd": f"average symmetric surface distance, the mean over {surface} of both masks together",
-            "nsd": f"surface Dice at {rules.tolerance_mm:g}, the share of {surface} within that distance of the other",
-            "distances": f"in {unit}",
+            "nsd": f"surface Dice at {rules.tolerance_mm:g} {unit}, the share of {surface} that near to the other",
+            "unit": unit,
         }
     return said | {"empty": EMPTY_SENTENCES[rules.empty]}
 
