@@ -11,7 +11,7 @@ import numpy as np
 from unetkit.data.formats import arrays, itk, nifti, pictures, tiff
 from unetkit.data.formats.files import Peek, suffix_of
 from unetkit.data.geometry import difference, stored_like
-from unetkit.errors import DataError, nearest
+from unetkit.errors import DataError
 from unetkit.types import Case, Volume
 
 __all__ = ["is_known", "known_suffixes", "peek_volume", "read_images", "read_volume", "write_volume"]
@@ -96,9 +96,7 @@ def _format(path: Path) -> ModuleType:
     for kind in _FORMATS:
         if suffix in kind.SUFFIXES:
             return kind
-    raise DataError(
-        f"{path}: unknown format '{suffix}'{nearest(suffix, known_suffixes)}; known are {', '.join(known_suffixes)}"
-    )
+    raise DataError(f"{path}: unknown format '{suffix}'; convert it to one of {', '.join(known_suffixes)}")
 
 
 def _require_file(path: Path) -> None:
