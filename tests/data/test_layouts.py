@@ -85,6 +85,16 @@ def test_drive_as_it_is_distributed(tmp_path):
     assert found.labels.classes == ("vessel",)
 
 
+def test_a_field_of_view_is_not_taken_for_the_missing_labels_of_a_test_side(tmp_path):
+    for side, name in (("training", "21_training"), ("test", "01_test")):
+        picture(tmp_path / side / "images" / f"{name}.tif", np.dstack([square(9)] * 3))
+        picture(tmp_path / side / "mask" / f"{name}_mask.gif", np.full((16, 12), 255, np.uint8))
+    picture(tmp_path / "training" / "1st_manual" / "21_manual1.gif", square(255))
+    test, training = opened(tmp_path).cases
+    assert (test.label, test.roi.name) == (None, "01_test_mask.gif")
+    assert (training.label.name, training.roi.name) == ("21_manual1.gif", "21_training_mask.gif")
+
+
 def test_images_and_masks_in_one_folder(tmp_path):
     for name in ("brain1", "breast1"):
         nifti(tmp_path / f"{name}_image.nii.gz", np.zeros(SHAPE, np.int16))
@@ -218,6 +228,15 @@ def test_decathlon_datalist(tmp_path):
         opened(tmp_path)
 
 
+def test_cases_in_folders_of_their_own_take_the_name_of_the_folder(tmp_path):
+    entries = []
+    for name in ("p1", "p2"):
+        volume_case(tmp_path, "flair", images=name, labels=f"{name}/truth")
+        entries.append({"image": f"{name}/flair.nii.gz", "label": f"{name}/truth/flair.nii.gz"})
+    write_json(tmp_path / "datalist.json", {"labels": {"0": "background", "1": "a", "2": "b"}, "training": entries})
+    assert ids(opened(tmp_path)) == ["p1_flair", "p2_flair"]
+
+
 def test_four_axes_in_a_decathlon_set_are_channels(tmp_path):
     nifti(tmp_path / "a.nii.gz", np.zeros((*SHAPE, 4), np.float32))
     nifti(tmp_path / "a_seg.nii.gz", np.ones(SHAPE, np.uint8))
@@ -282,6 +301,7 @@ def test_faults_of_a_csv_are_named(tmp_path, text, message):
     [
         ({"cases": {"a": {"image": "x.png"}}, "train": ["b"]}, "'b' of list 'train' is no case"),
         ({"cases": {"a": {"image": "x.png"}}, "train": ["a"], "test": ["a"]}, "case 'a' is in both 'train' and 'test'"),
+        ({"cases": {"a": {"image": "x.png", "label": 3}}}, "case 'a' has files .* give a path as text"),
         ({"cases": {"a": "x.png"}}, "case 'a' is 'x.png'; give an object"),
         ({"cases": {}}, "zero cases"),
     ],

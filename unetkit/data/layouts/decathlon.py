@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def find(root: Path) -> Found | None:
     for key, split in _LISTS.items():
         for number, entry in enumerate(tree.get(key) or []):
             cases.append(_case(path, f"{key}[{number}]", entry, split, stated=_states_split(tree, key)))
+    cases = _distinct(cases)
     require_unique([case.id for case in cases], path)
     require_files(cases, path)
     modality = tree.get("modality") or tree.get("channel_names") or {}
@@ -38,6 +40,13 @@ def find(root: Path) -> Found | None:
         tuple(str(name) for name in channels),
         declared_from(tree.get("labels")),
     )
+
+
+def _distinct(cases: list[Case]) -> list[Case]:
+    """Where each case has a folder and the files in it share their names, the folder becomes part of the id."""
+    if len({case.id for case in cases}) == len(cases):
+        return cases
+    return [replace(case, id=f"{case.images[0].parent.name}_{case.id}") for case in cases]
 
 
 def _states_split(tree: Mapping[str, Any], key: str) -> bool:

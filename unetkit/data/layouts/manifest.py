@@ -100,6 +100,10 @@ def _case(path: Path, name: str, entry: Any, listed: str | None) -> Case:
     if not isinstance(entry, Mapping):
         raise DataError(f"{path}: case '{name}' is {entry!r}; give an object with image and label")
     images = entry.get("image") or []
+    images = [images] if isinstance(images, str) else images
+    files = [*images, entry.get("label") or "", entry.get("roi", entry.get("roi_mask")) or ""]
+    if not all(isinstance(file, str) for file in files):
+        raise DataError(f"{path}: case '{name}' has files {files}; give a path as text, or a list of paths as image")
     group = entry.get("group", entry.get("patient"))
     word = str(entry.get("split") or "").strip().lower()
     split = listed or _SPLIT_WORDS.get(word, word)
@@ -110,10 +114,10 @@ def _case(path: Path, name: str, entry: Any, listed: str | None) -> Case:
         raise DataError(f"{path}: case '{name}' has fold '{fold}'; give a whole number from 0")
     return Case(
         name,
-        tuple(path.parent / image for image in ([images] if isinstance(images, str) else images)),
-        path.parent / entry["label"] if entry.get("label") else None,
+        tuple(path.parent / image for image in images),
+        path.parent / files[-2] if files[-2] else None,
         None if group in (None, "") else str(group),
-        path.parent / roi if (roi := entry.get("roi", entry.get("roi_mask"))) else None,
+        path.parent / files[-1] if files[-1] else None,
         split or None,
         int(fold) if fold else None,
     )

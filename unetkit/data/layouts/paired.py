@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unetkit.data.formats.files import stem_of
 from unetkit.data.layouts.found import Found, image_files, natural, shown
-from unetkit.data.layouts.matching import Pairing, core_of, is_mask_name, pair_up
+from unetkit.data.layouts.matching import Pairing, is_mask_name, pair_up
 from unetkit.errors import DataError
 from unetkit.types import Case
 
@@ -40,9 +40,13 @@ def find(root: Path) -> Found | None:
 def _places(root: Path) -> Iterator[tuple[Path, Path | None, Path | None, str | None]]:
     """Yield images, labels and regions of interest of each side of the split that the folder names tell."""
     folders = {path.name.lower(): path for path in _folders(root)}
-    for name, side in _SIDES.items():
-        if name in folders and (inside := _trio(folders[name])):
-            yield (*inside, side)
+    above = {name: trio for name in _SIDES if name in folders and (trio := _trio(folders[name]))}
+    kinds = {labels.name.lower() for _, labels, _ in above.values() if labels}
+    for name, (images, labels, rois) in above.items():
+        if labels and labels.name.lower() in _ROIS and kinds - set(_ROIS):
+            # DRIVE's test side may come without labels: its `mask` is the field of view, as on the other side.
+            labels, rois = None, labels
+        yield images, labels, rois, _SIDES[name]
     trio = _trio(root)
     if trio is None:
         return
@@ -146,6 +150,3 @@ def _unique(cases: Sequence[Case]) -> list[Case]:
         for case in cases
     ]
     return sorted(renamed, key=lambda case: natural(case.id))
-
-
-__all__ = ["NEEDS", "core_of", "find"]
