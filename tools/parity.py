@@ -148,11 +148,11 @@ def count_differences(want: dict[str, Any]) -> list[str]:
 
 def number_differences(want: dict[str, Any]) -> list[str]:
     """Run the model and compare the statistics of its outputs."""
+    if "mean" not in want:
+        return []
     found = outputs(built(want), want["input"], want["dtype"])
     lines = []
     for expected in ({"index": 0, **want}, *want.get("more", ())):
-        if "mean" not in expected:
-            continue
         got = statistics(found[expected["index"]], want.get("then", ""))
         scale = abs(expected["std"]) + abs(expected["mean"])
         pairs = [(key, got[key], expected[key]) for key in ("mean", "std")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
+Choice = TypeVar("Choice")
 
 FAMILIES = ("cnn", "transformer", "ssm", "xlstm", "rwkv", "hybrid")
 
@@ -155,6 +156,13 @@ def model_info(name: str) -> ModelInfo:
         hint = nearest(name, models) or "; `unetkit list models` names them"
         raise ModelError(f"there is no model '{name}'{hint}")
     return models[name]
+
+
+def choose(table: Mapping[str, Choice], key: str, what: str) -> Choice:
+    """Return what a model's option `what` selects from its table. Raises ModelError with the nearest key if nothing."""
+    if key not in table:
+        raise ModelError(f"{what}='{key}'{nearest(str(key), table)}: choose one of {', '.join(table)}")
+    return table[key]
 
 
 def check_task(info: ModelInfo, task: TaskShape, options: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """Starting weights."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -28,3 +30,16 @@ def he_init(
         if isinstance(module, ResidualBlockD) and zero_last:
             for parameter in module.second[1].parameters():
                 parameter.zero_()
+
+
+def smp_init(decoder: nn.Module, heads: nn.Module) -> None:
+    """Start decoder and heads as segmentation_models.pytorch does: He's and Glorot's uniform distributions."""
+    for part, draw in (
+        (decoder, partial(nn.init.kaiming_uniform_, nonlinearity="relu")),
+        (heads, nn.init.xavier_uniform_),
+    ):
+        for module in part.modules():
+            if isinstance(module, CONVS):
+                draw(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)

@@ -12,9 +12,9 @@ Size = int | Sequence[int]
 Named = str | tuple[str, Mapping[str, Any]]
 """A layer by name, or by name and the arguments that differ from its defaults."""
 
-_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-_TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_POOL = {
+_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_POOL: dict[str, dict[int, Callable[..., nn.Module]]] = {
     "max": {2: nn.MaxPool2d, 3: nn.MaxPool3d},
     "average": {2: nn.AvgPool2d, 3: nn.AvgPool3d},
 }
@@ -50,7 +50,7 @@ class Resize(nn.Module):
         return F.interpolate(x, scale_factor=self.factors, mode=self.mode, align_corners=self.align_corners)
 
 
-UPS = ("transposed", "transposed_bare", "transposed_3", "transposed_4", "nearest", "nearest_conv", "linear", "linear_aligned")
+UPS = ("transposed", "nearest_conv", "nearest", "linear", "linear_aligned")
 
 
 class Layers:
@@ -59,7 +59,8 @@ class Layers:
     `dims` is 2 or 3. `norm`: "batch", "instance", "group" (8 groups, or 1 where there are fewer channels) or "none".
     `act`: a name of torch in lower case, or "none". `dropout` is the probability that an element is dropped after
     an activation. `bias`: convolutions that a norm follows have one too. `up`: how decoders enlarge maps, one of
-    UPS. `padded`: convolutions keep the size; otherwise they lose the border.
+    UPS or a function (layers, in_channels, channels, stride) -> module. `padded`: convolutions keep the size;
+    otherwise they lose the border.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Layers:
         dropout: float = 0.0,
         *,
         bias: bool = True,
-        up: str = "transposed",
+        up: str | Callable[..., nn.Module] = "transposed",
         padded: bool = True,
     ) -> None:
         self.dims = dims
@@ -83,9 +84,7 @@ class Layers:
         own = {"norm": self._norm, "act": self._act, "dropout": self._dropout, "up": self._up}
         return Layers(self.dims, **{**own, "bias": self.bias, "padded": self.padded, **changes})
 
-    def conv(
-        self, in_channels: int, channels: int, kernel: Size = 3, *, stride: Size = 1, **options: Any
-    ) -> nn.Conv2d | nn.Conv3d:
+    def conv(self, in_channels: int, channels: int, kernel: Size = 3, *, stride: Size = 1, **options: Any) -> nn.Module:
         """Return a convolution; unless `padding` is given, it is padded to keep the size at stride 1."""
         if "padding" not in options and self.padded:
             options["padding"] = tuple((k - 1) // 2 for k in per_axis(kernel, self.dims))
@@ -95,7 +94,7 @@ class Layers:
 
     def transposed(
         self, in_channels: int, channels: int, kernel: Size = 2, *, stride: Size = 2, **options: Any
-    ) -> nn.ConvTranspose2d | nn.ConvTranspose3d:
+    ) -> nn.Module:
         """Return a transposed convolution."""
         return _TRANSPOSED[self.dims](
             in_channels, channels, per_axis(kernel, self.dims), stride=per_axis(stride, self.dims), **options
@@ -127,18 +126,14 @@ class Layers:
     def up(self, in_channels: int, channels: int, stride: Size = 2) -> nn.Module:
         """Return what enlarges a map by `stride`, to `up_channels(in_channels, channels)` channels.
 
-        "transposed": a transposed convolution as large as its stride ("_bare": without bias; "_4": 4 wide;
-        "_3": 3 wide, then norm and activation); "nearest_conv": copies, then a 3 wide convolution, norm and
-        activation; "nearest", "linear", "linear_aligned": no weights, so the channels stay.
+        "transposed": a transposed convolution as large as its stride; "nearest_conv": copies, then a convolution,
+        3 wide, with norm and activation; "nearest", "linear", "linear_aligned": no weights, so the channels stay.
         """
         per = per_axis(stride, self.dims)
-        if self._up in ("transposed", "transposed_bare"):
-            return self.transposed(in_channels, channels, per, stride=per, bias=self._up == "transposed")
-        if self._up == "transposed_4":
-            return self.transposed(in_channels, channels, 4, stride=2, padding=1)
-        if self._up == "transposed_3":
-            conv = self.transposed(in_channels, channels, 3, stride=2, padding=1, output_padding=1)
-            return nn.Sequential(conv, self.norm(channels), self.act())
+        if callable(self._up):
+            return self._up(self, in_channels, channels, per)
+        if self._up == "transposed":
+            return self.transposed(in_channels, channels, per, stride=per)
         if self._up == "nearest_conv":
             conv = self.conv(in_channels, channels, bias=self.bias)
             return nn.Sequential(Resize(self.dims, "nearest", per), conv, self.norm(channels), self.act())

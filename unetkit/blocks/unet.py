@@ -20,7 +20,7 @@ class Encoder(nn.Module):
     """One block per level; `channels` and `strides` (of each level against the one above) describe its maps.
 
     `block` is one for all levels or a sequence. With `pool` the way down is max pooling before the block,
-    otherwise the block gets the stride. `stem` runs before the first block, on `stem_channels` if that is given.
+    otherwise the block gets the stride.
     """
 
     def __init__(
@@ -58,9 +58,10 @@ class Decoder(nn.Module):
     """From the deepest map up: enlarge, join the encoder's map of that level, apply a block.
 
     `channels` and `strides` are those of the encoder. `widths` are the channels after each level's block, finest
-    first; by default the encoder's. `gates`, one per level or None, are called gate(skip, enlarged, below) and
-    return the skip to use. `join`: "skip_first" or "up_first" for the order of the concatenation, or "sum".
-    Its `channels` are those of the maps it returns, one per level but the deepest.
+    first; by default the encoder's. `enlarged` are the channels to enlarge to; by default the skips'. `gates`, one
+    per level or None, are called gate(skip, enlarged, below) and return the skip to use. `join`: "skip_first" or
+    "up_first" for the order of the concatenation, or "sum". Its `channels` are those of the maps it returns, one
+    per level but the deepest.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Decoder(nn.Module):
         block: Block | Sequence[Block],
         *,
         widths: Sequence[int] | None = None,
+        enlarged: Sequence[int] | None = None,
         gates: Sequence[nn.Module | None] = (),
         join: str = "skip_first",
     ) -> None:
@@ -83,23 +85,24 @@ class Decoder(nn.Module):
         for level in range(levels):
             below = channels[-1] if level == levels - 1 else self.channels[level + 1]
             skip, width = channels[level], self.channels[level]
-            self.ups.append(layers.up(below, skip or width, strides[level + 1]))
-            enlarged = layers.up_channels(below, skip or width)
-            inputs = enlarged if join == "sum" else enlarged + skip
-            self.blocks.append(blocks[level](layers, inputs, width, 1))
+            wanted = enlarged[level] if enlarged else skip or width
+            self.ups.append(layers.up(below, wanted, strides[level + 1]))
+            joined = layers.up_channels(below, wanted) + (0 if join == "sum" else skip)
+            self.blocks.append(blocks[level](layers, joined, width, 1))
         self.gates = nn.ModuleDict({str(i): g for i, g in enumerate(gates) if g is not None})
 
     def forward(self, maps: Sequence[Tensor | None]) -> list[Tensor]:
         below = maps[-1]
+        assert below is not None, "the deepest level always has a map"
         found: list[Tensor] = []
         for level in reversed(range(len(self.blocks))):
-            skip, enlarged = maps[level], self.ups[level](below)
+            skip, x = maps[level], self.ups[level](below)
             if skip is not None:
-                enlarged, skip = match(enlarged, skip)
+                x, skip = match(x, skip)
                 if str(level) in self.gates:
-                    skip = self.gates[str(level)](skip, enlarged, below)
-                enlarged = self._joined(enlarged, skip)
-            below = self.blocks[level](enlarged)
+                    skip = self.gates[str(level)](skip, x, below)
+                x = self._joined(x, skip)
+            below = self.blocks[level](x)
             found.insert(0, below)
         return found or [below]
 
@@ -167,7 +170,9 @@ class Heads(nn.Module):
 
 def _fit_heads(heads: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     own = {prefix + key: value for key, value in heads.state_dict().items()}
-    auxiliary = [k for k in {*own, *(k for k in state if k.startswith(prefix))} if not k.startswith(f"{prefix}convs.0.")]
+    auxiliary = [
+        k for k in {*own, *(k for k in state if k.startswith(prefix))} if not k.startswith(f"{prefix}convs.0.")
+    ]
     for key in auxiliary:
         if key not in own:
             del state[key]
@@ -201,5 +206,12 @@ def check_divides(divisor: Sequence[int], size: Sequence[int]) -> None:
     legal = tuple(-(-n // d) * d for n, d in zip(size, divisor, strict=True))
     if tuple(size) != legal:
         raise ShapeError(
-            f"size {tuple(size)}: sides must be multiples of {tuple(divisor)} for these strides; next legal size {legal}"
+            f"size {tuple(size)}: sides must be multiples of {tuple(divisor)} here; the next legal size is {legal}"
         )
+
+
+def check_depth(widths: Sequence[int], size: Sequence[int]) -> None:
+    """Raise ShapeError if halving `size` between all the levels of `widths` leaves nothing."""
+    least = 2 ** (len(widths) - 1)
+    if min(size) < least:
+        raise ShapeError(f"size {tuple(size)}: {len(widths)} levels need sides of at least {least}; give fewer widths")

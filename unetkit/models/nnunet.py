@@ -1,4 +1,4 @@
-"""nnU-Net's two networks: plain convolutions (doi:10.1038/s41592-020-01008-z) and a residual encoder (arXiv:2404.09556).
+"""nnU-Net's networks: plain convolutions (doi:10.1038/s41592-020-01008-z) or a residual encoder (arXiv:2404.09556).
 
 Depth, strides, kernels and widths follow from the patch unless a plan gives them.
 """
@@ -75,9 +75,7 @@ def _assemble(task: TaskShape, sizes: Sizes, encoder: Stage, decoder: Stage, dee
     )
     blocks = [decoder(i, sizes.kernels[i]) for i in levels[:-1]]
     up = Decoder(layers, sizes.widths, sizes.strides, blocks, join="up_first")
-    heads = Heads(
-        layers, up.channels or sizes.widths, task.num_classes, deep_supervision=deep_supervision, always=True
-    )
+    heads = Heads(layers, up.channels or sizes.widths, task.num_classes, deep_supervision=deep_supervision, always=True)
     model = UNet(down, up, heads, sizes.divisor)
     he_init(model, SLOPE, zero_bias=True, zero_last=True)
     return model

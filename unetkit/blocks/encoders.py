@@ -1,0 +1,101 @@
+"""Any timm network that offers a pyramid of maps, as the encoder of a 2D U-Net."""
+
+from collections.abc import Mapping, Sequence
+from math import log2
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from unetkit.blocks.unet import check_divides
+from unetkit.errors import ModelError, nearest
+from unetkit.types import TaskShape
+
+DECODER_WIDTHS = (256, 128, 64, 32, 16)
+ENCODER_DIMS = (2,)
+
+
+class TimmEncoder(nn.Module):
+    """The maps of a timm network at 1/2, 1/4, ... of the input, finest first, with None for levels it has not.
+
+    `name` is timm's, with or without "tu-" before it; the maps are those of timm's `features_only`. `pretrained`
+    fetches its weights, `weights` names a .safetensors file with them instead; weights for RGB are summed or repeated
+    to fit other channel counts. Raises ModelError for an unknown or unsuitable name and for weights that cannot be had.
+    """
+
+    def __init__(self, name: str, in_channels: int, *, pretrained: bool = False, weights: str | None = None) -> None:
+        super().__init__()
+        self.network = _create(name.removeprefix("tu-"), in_channels, pretrained, weights)
+        self.channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
+        reductions = self.network.feature_info.reduction()
+        self.missing = round(log2(reductions[0]))
+        if list(reductions) != [2 ** (self.missing + i) for i in range(len(reductions))]:
+            raise ModelError(
+                f"encoder '{name}' gives maps at 1/{', 1/'.join(map(str, reductions))} of the input; "
+                "choose one whose maps halve from one to the next"
+            )
+        self.channels = (*[0] * self.missing, *self.network.feature_info.channels())
+        self.strides = ((1, 1), *[(2, 2)] * (len(self.channels) - 1))
+        # those of segmentation_models.pytorch, which starts with the widest at the deepest level
+        self.decoder_widths = DECODER_WIDTHS[: len(self.channels) - 1][::-1]
+        self.divisor = (int(reductions[-1]),) * 2
+
+    def forward(self, x: Tensor) -> Sequence[Tensor | None]:
+        maps = self.network(x)
+        if self.channels_last:
+            maps = [m.movedim(-1, 1) for m in maps]
+        return [*[None] * self.missing, *maps]
+
+
+def encoder_for(
+    task: TaskShape, name: str | None, *, pretrained: bool, weights: str | None, unused: Mapping[str, Any]
+) -> TimmEncoder | None:
+    """Return the encoder that a model's options ask for; None if they name none.
+
+    `unused` are options without a meaning beside an encoder, by name. Raises ModelError if one of them is set, for
+    weights without an encoder and for a 3D task, ShapeError if the patch does not fit the encoder's strides.
+    """
+    if name is None:
+        if pretrained or weights:
+            raise ModelError("pretrained and weights are for a timm encoder; give encoder=NAME too, or drop them")
+        return None
+    if task.dims not in ENCODER_DIMS:
+        raise ModelError(
+            f"encoder '{name}' is 2D only, patch_size {task.patch_size} asks for {task.dims}D; drop encoder"
+        )
+    if clashing := [key for key, value in unused.items() if value]:
+        raise ModelError(f"encoder '{name}' decides what {', '.join(clashing)} would set; give one or the other")
+    encoder = TimmEncoder(name, task.in_channels, pretrained=pretrained, weights=weights)
+    check_divides(encoder.divisor, task.patch_size)
+    return encoder
+
+
+def _create(name: str, in_channels: int, pretrained: bool, weights: str | None) -> Any:
+    """Build the timm network; every failure becomes one line."""
+    if name not in timm.list_models() and name.partition(".")[0] not in timm.list_models():
+        raise ModelError(f"timm has no network '{name}'{nearest(name, timm.list_models())}; see timm.list_models()")
+    options: dict[str, Any] = {"features_only": True, "in_chans": in_channels, "pretrained": pretrained}
+    if weights:
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(_weights_file(weights, pretrained))}}
+    try:
+        return timm.create_model(name, **options)
+    except Exception as error:  # what fails depends on timm and its hub client: network, disk, key names
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        if not options["pretrained"]:
+            raise ModelError(
+                f"encoder '{name}' cannot be built with maps per level ({reason}); choose another"
+            ) from error
+        raise ModelError(
+            f"the weights of encoder '{name}' cannot be had ({reason}); "
+            "give weights=PATH to a .safetensors file of that network, or pretrained=false"
+        ) from error
+
+
+def _weights_file(weights: str, pretrained: bool) -> Path:
+    path = Path(weights).expanduser()
+    if pretrained:
+        raise ModelError(f"weights={weights} and pretrained=true contradict each other; give one of them")
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ModelError(f"weights={weights}: there is no such .safetensors file; give the path of one")
+    return path

@@ -1,0 +1,143 @@
+"""U-Net (arXiv:1505.04597), padded as most people use it today, and its best known relatives as variants."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unetkit.blocks.conv import ConvStack
+from unetkit.blocks.encoders import TimmEncoder, encoder_for
+from unetkit.blocks.init import he_init, smp_init
+from unetkit.blocks.layers import Layers, Size
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_depth, crop
+from unetkit.errors import ModelError
+from unetkit.registry import ModelInfo, choose, register
+from unetkit.types import TaskShape
+
+WIDTHS = (64, 128, 256, 512, 1024)
+DEFAULT = "milesial"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one published U-Net does differently: its widths and its `Layers`.
+
+    `thin`: maps are enlarged without weights, so the blocks narrow them instead.
+    """
+
+    widths: tuple[int, ...] = WIDTHS
+    layers: dict[str, Any] = field(default_factory=dict)
+    thin: bool = False
+
+
+VARIANTS = {
+    "milesial": Variant(layers={"bias": False}),
+    "bilinear": Variant(layers={"bias": False, "up": "linear_aligned"}, thin=True),
+    "u_bench": Variant(layers={"up": "nearest_conv"}),
+    "original": Variant(layers={"norm": "none", "padded": False}),
+    "monai": Variant(
+        (32, 32, 64, 128, 256), {"norm": "instance", "act": ("leaky_relu", {"negative_slope": 0.1, "inplace": True})}
+    ),
+}
+
+
+def mirror(x: Tensor, before: int, after: int, axis: int) -> Tensor:
+    """Continue `x` on both sides of one axis by its mirror image, the border voxel not repeated, as far as needed."""
+    size = x.shape[axis]
+    index = torch.arange(-before, size + after, device=x.device) % max(2 * size - 2, 1)
+    return x.index_select(axis, torch.where(index < size, index, 2 * size - 2 - index))
+
+
+class MirrorBorder(nn.Module):
+    """Give a network of unpadded convolutions the border that it eats, mirrored as in the paper's overlap tiles.
+
+    Input and output have one size. The network has `levels` levels of two convolutions, 3 wide.
+    """
+
+    def __init__(self, network: nn.Module, levels: int) -> None:
+        super().__init__()
+        self.network = network
+        self.scale = 2 ** (levels - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # a deepest map of b voxels needs an input of scale * b + 4 (scale - 1) and gives scale * (b - 8) + 4
+        size = x.shape[2:]
+        for axis, side in enumerate(size, start=2):
+            deepest = 8 + -(-max(side - 4, 1) // self.scale)
+            extra = self.scale * deepest + 4 * (self.scale - 1) - side
+            x = mirror(x, extra // 2, extra - extra // 2, axis)
+        return crop(self.network(x), size)
+
+
+def _hidden(layers: Layers, in_channels: int, channels: int, stride: Size = 1) -> nn.Module:
+    """Two convolutions with half as many channels between them as come in."""
+    return ConvStack(layers, in_channels, channels, stride, hidden=in_channels // 2)
+
+
+def _on_encoder(task: TaskShape, encoder: TimmEncoder, deep_supervision: bool) -> nn.Module:
+    """Join a timm encoder to the decoder of segmentation_models.pytorch."""
+    layers = Layers(task.dims, bias=False, up="nearest")
+    widths = encoder.decoder_widths
+    decoder = Decoder(layers, encoder.channels, encoder.strides, ConvStack, widths=widths, join="up_first")
+    heads = Heads(layers, widths, task.num_classes, deep_supervision=deep_supervision, kernel=3)
+    smp_init(decoder, heads)
+    return UNet(encoder, decoder, heads, encoder.divisor)
+
+
+@register(
+    ModelInfo(
+        title="U-Net",
+        family="cnn",
+        year=2015,
+        paper="1505.04597",
+        dims=(2, 3),
+        min_size=16,
+        deep_supervision=True,
+        source=("github:milesial/Pytorch-UNet", "21d7850", "GPL-3.0"),
+        params={2: 31037698},
+        params_at={2: (3, 2, (256, 256))},
+        notes="variants milesial (the default), bilinear, u_bench, original (unpadded, mirrored border), monai; "
+        "with a timm encoder the decoder is that of segmentation_models.pytorch (2D, sides multiples of 32)",
+    )
+)
+def unet(
+    task: TaskShape,
+    *,
+    variant: str = DEFAULT,
+    widths: Sequence[int] | None = None,
+    dropout: float = 0.0,
+    encoder: str | None = None,
+    pretrained: bool = False,
+    weights: str | None = None,
+    deep_supervision: bool = False,
+) -> nn.Module:
+    """Build a U-Net of `widths` channels per level, finest first, or on a timm `encoder` instead.
+
+    Raises ModelError for an unknown variant or options that do not go together, ShapeError if the patch is too
+    small for so many levels.
+    """
+    own = {"variant": variant != DEFAULT, "widths": widths, "dropout": dropout}
+    network = encoder_for(task, encoder, pretrained=pretrained, weights=weights, unused=own)
+    if network is not None:
+        return _on_encoder(task, network, deep_supervision)
+    chosen = choose(VARIANTS, variant, "variant")
+    channels = tuple(widths or chosen.widths)
+    check_depth(channels, task.patch_size)
+    layers = Layers(task.dims, dropout=dropout, **chosen.layers)
+    up_widths = channels[:-1]
+    if chosen.thin:  # nothing narrows the enlarged maps, so the blocks before and after them do
+        up_widths = (channels[0], *(c // 2 for c in channels[1:-1]))
+        channels = (*channels[:-1], channels[-1] // 2)
+    down = Encoder(layers, task.in_channels, channels, ConvStack)
+    up = Decoder(layers, channels, down.strides, _hidden if chosen.thin else ConvStack, widths=up_widths)
+    model = UNet(down, up, Heads(layers, up_widths, task.num_classes, deep_supervision=deep_supervision))
+    if layers.padded:
+        return model
+    if deep_supervision:
+        raise ModelError(
+            f"variant={variant} loses the border of every map and has no deep supervision; drop one of them"
+        )
+    he_init(model)
+    return MirrorBorder(model, len(channels))

@@ -1,0 +1,206 @@
+"""UNet++: every level is refined by all levels below it, node by node (arXiv:1807.10165, 1912.05074).
+
+Node X(i, j) stands at level i, 0 the finest, in column j; column 0 is the encoder. It sees all earlier nodes of its
+level and the enlarged X(i + 1, j - 1). The last diagonal, i + j = depth, ends in the output.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unetkit.blocks.conv import ConvStack
+from unetkit.blocks.encoders import TimmEncoder, encoder_for
+from unetkit.blocks.init import he_init, smp_init
+from unetkit.blocks.layers import Layers, Size
+from unetkit.blocks.unet import Encoder, Heads, UNet, check_divides, match
+from unetkit.errors import ModelError
+from unetkit.registry import ModelInfo, choose, register
+from unetkit.types import TaskShape
+
+DEFAULT = "paper"
+ORDERS = {
+    "up_first": lambda up, nodes: [up, *nodes],
+    "up_last": lambda up, nodes: [*nodes, up],
+    "newest_first": lambda up, nodes: [up, *reversed(nodes)],
+}
+"""Order of the concatenation; the nodes of a level come by column, the encoder's first."""
+
+
+class NestedDecoder(nn.Module):
+    """All nodes of UNet++ over an encoder's maps [B, C, *S], finest first; an encoder map of 0 channels is None.
+
+    Nodes have the channels of their level, those of the last diagonal `last`, finest first. `order` is a key of
+    ORDERS. Returns the nodes of level 0, last column first; `channels` are theirs. A level 0 without an encoder map
+    has the last node only; earlier columns then end at the finest level that has a map.
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        channels: Sequence[int],
+        strides: Sequence[Size],
+        *,
+        last: Sequence[int] | None = None,
+        order: str = "up_first",
+    ) -> None:
+        super().__init__()
+        self.depth = len(channels) - 1
+        self.order = order
+        self.top = next(i for i, c in enumerate(channels) if c)
+        widths = {(i, 0): c for i, c in enumerate(channels)}
+        self.ups, self.blocks = nn.ModuleDict(), nn.ModuleDict()
+        self.nodes = [(i, j) for j in range(1, self.depth + 1) for i in self._levels(j)]
+        for i, j in self.nodes:
+            below = widths[i + 1, j - 1]
+            widths[i, j] = last[i] if last and i + j == self.depth else channels[i]
+            wanted = channels[i] or widths[i, j]
+            joined = layers.up_channels(below, wanted) + sum(widths.get((i, k), 0) for k in range(j))
+            self.ups[f"{i}_{j}"] = layers.up(below, wanted, strides[i + 1])
+            self.blocks[f"{i}_{j}"] = ConvStack(layers, joined, widths[i, j])
+        self.outputs = [(0, self.depth), *((self.top, j) for j in range(self.depth - self.top - (not self.top), 0, -1))]
+        self.channels = tuple(widths[node] for node in self.outputs)
+
+    def _levels(self, column: int) -> range:
+        """Levels of a column: without an encoder map, only the last diagonal has a node."""
+        deepest = self.depth - column
+        return range(deepest, min(self.top, deepest) - 1, -1)
+
+    def forward(self, maps: Sequence[Tensor | None]) -> list[Tensor]:
+        found = {(i, 0): m for i, m in enumerate(maps) if m is not None}
+        for i, j in self.nodes:
+            up = self.ups[f"{i}_{j}"](found[i + 1, j - 1])
+            earlier = [found[i, k] for k in range(j) if (i, k) in found]
+            if earlier:
+                up, _ = match(up, earlier[0])
+            found[i, j] = self.blocks[f"{i}_{j}"](torch.cat(ORDERS[self.order](up, earlier), 1))
+        return [found[node] for node in self.outputs]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one published UNet++ does differently.
+
+    `down` are changes of the `Layers` on the encoder's side; `last` the channels of the last node, if not those of
+    its level; `heads` options of Heads; `init` those of he_init, None for torch's own starting weights.
+    """
+
+    widths: tuple[int, ...]
+    layers: dict[str, Any]
+    down: dict[str, Any] = field(default_factory=dict)
+    order: str = "up_first"
+    pool: bool = True
+    last: int | None = None
+    heads: dict[str, Any] = field(default_factory=dict)
+    init: dict[str, Any] | None = None
+
+
+def _bare(layers: Layers, in_channels: int, channels: int, stride: Size) -> nn.Module:
+    """Enlarge by a transposed convolution without bias."""
+    return layers.transposed(in_channels, channels, stride, stride=stride, bias=False)
+
+
+def _overlapping(layers: Layers, in_channels: int, channels: int, stride: Size) -> nn.Module:
+    """Enlarge by a transposed convolution twice as wide as its stride."""
+    return layers.transposed(in_channels, channels, 4, stride=stride, padding=1)
+
+
+VARIANTS = {
+    "paper": Variant((32, 64, 128, 256, 512), {"norm": "none", "dropout": 0.5}, init={"zero_bias": True}),
+    "zju": Variant(
+        (64, 128, 256, 512, 1024),
+        {"norm": "none", "up": _overlapping},
+        down={"norm": "batch"},
+        heads={"mean": True},
+        init={"norm_std": 0.02},
+    ),
+    "nnunet": Variant(
+        (32, 64, 128, 256, 320, 320),
+        {"norm": "instance", "act": "leaky_relu", "up": _bare},
+        order="up_last",
+        pool=False,
+        heads={"always": True, "bias": False},
+        init={"slope": 0.01, "zero_bias": True},
+    ),
+    "monai": Variant(
+        (32, 32, 64, 128, 256),
+        {"norm": "instance", "act": ("leaky_relu", {"negative_slope": 0.1, "inplace": True})},
+        order="up_last",
+        last=32,
+        heads={"always": True},
+    ),
+}
+
+
+def _on_encoder(task: TaskShape, encoder: TimmEncoder, deep_supervision: bool) -> nn.Module:
+    """Join a timm encoder to nested nodes as segmentation_models.pytorch does."""
+    layers = Layers(task.dims, bias=False, up="nearest")
+    decoder = NestedDecoder(
+        layers, encoder.channels, encoder.strides, last=encoder.decoder_widths, order="newest_first"
+    )
+    heads = Heads(layers, decoder.channels, task.num_classes, deep_supervision=deep_supervision, kernel=3)
+    smp_init(decoder, heads)
+    return UNet(encoder, decoder, heads, encoder.divisor)
+
+
+def _own(task: TaskShape, chosen: Variant, widths: Sequence[int], dropout: float | None, supervised: bool) -> nn.Module:
+    changes = chosen.layers if dropout is None else {**chosen.layers, "dropout": dropout}
+    layers = Layers(task.dims, **changes)
+    encoder = Encoder(layers.but(**chosen.down), task.in_channels, widths, ConvStack, pool=chosen.pool)
+    last = None if chosen.last is None else (chosen.last, *widths[1:-1])
+    decoder = NestedDecoder(layers, widths, encoder.strides, last=last, order=chosen.order)
+    heads = Heads(layers, decoder.channels, task.num_classes, deep_supervision=supervised, **chosen.heads)
+    divisor = (2 ** (len(widths) - 1),) * task.dims
+    check_divides(divisor, task.patch_size)
+    model = UNet(encoder, decoder, heads, divisor)
+    if chosen.init is not None:
+        he_init(model, **chosen.init)
+    return model
+
+
+@register(
+    ModelInfo(
+        title="UNet++",
+        family="cnn",
+        year=2018,
+        paper="1807.10165",
+        dims=(2, 3),
+        multiple=16,
+        deep_supervision=True,
+        source=("github:MrGiovanni/UNetPlusPlus", "2659ddc", "ASU, non-commercial"),
+        params={2: 9041601},
+        params_at={2: (1, 1, (96, 96))},
+        notes="variants paper (the default, no norm), zju, nnunet, monai; with a timm encoder (timm's features_only, "
+        "known as tu- elsewhere) the decoder is that of segmentation_models.pytorch (2D, sides multiples of 32); "
+        "without deep supervision only the heads that the reference has are built, weights load either way",
+    )
+)
+def unetpp(
+    task: TaskShape,
+    *,
+    variant: str = DEFAULT,
+    widths: Sequence[int] | None = None,
+    depth: int | None = None,
+    dropout: float | None = None,
+    encoder: str | None = None,
+    pretrained: bool = False,
+    weights: str | None = None,
+    deep_supervision: bool = False,
+) -> nn.Module:
+    """Build a UNet++ of `widths` channels per level, finest first, or on a timm `encoder` instead.
+
+    `depth` builds the sub-network of that many columns, the paper's L1 to L4. With deep supervision all outputs are
+    of full size, that of the last column first; on an encoder only the first is. Raises ModelError for an unknown
+    variant or options that do not go together, ShapeError if the patch does not divide by the strides.
+    """
+    own = {"variant": variant != DEFAULT, "widths": widths, "depth": depth, "dropout": dropout}
+    network = encoder_for(task, encoder, pretrained=pretrained, weights=weights, unused=own)
+    if network is not None:
+        return _on_encoder(task, network, deep_supervision)
+    chosen = choose(VARIANTS, variant, "variant")
+    channels = tuple(widths or chosen.widths)
+    if depth is not None and not 1 <= depth < len(channels):
+        raise ModelError(f"depth={depth}: {len(channels)} widths allow 1 to {len(channels) - 1}")
+    return _own(task, chosen, channels[: depth and depth + 1], dropout, deep_supervision)
