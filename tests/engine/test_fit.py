@@ -10,7 +10,7 @@ import torch
 from tiny_task import SquareLoader, TinyNet, build, small_recipe
 
 from unetkit.checkpoint import load_checkpoint
-from unetkit.engine.faults import explained, worker_death
+from unetkit.engine.faults import explained
 from unetkit.engine.fit import READ_EVERY, fit
 from unetkit.engine.log import RunLog, read_log
 from unetkit.errors import CheckpointError, RecipeError
@@ -151,20 +151,6 @@ def test_out_of_memory_names_the_batch_and_a_way_out(make_job):
     with pytest.raises(RecipeError, match=r"step 0 \(cases case0_0, case0_1\): out of memory .*batch_size=1") as caught:
         fit(make_job(recipe), build(recipe, Greedy()))
     assert "\n" not in str(caught.value)
-
-
-def test_a_dead_loader_process_is_one_line(make_job):
-    class Dying(SquareLoader):
-        def batch(self, number):
-            if number == 3:
-                raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. \nmore")
-            return super().batch(number)
-
-    recipe = small_recipe()
-    with pytest.raises(RecipeError, match=r"loader process died .*train\.workers") as caught:
-        fit(make_job(recipe, Dying()), build(recipe))
-    assert "\n" not in str(caught.value)
-    assert worker_death(RuntimeError("shapes differ"), 2) is None
 
 
 def test_bugs_keep_their_traceback():

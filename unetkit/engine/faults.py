@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,7 +11,6 @@ from unetkit.errors import RecipeError
 from unetkit.plan.plan import Plan
 
 _CPU_FULL = ("can't allocate memory", "not enough memory")
-_WORKER_DIED = ("DataLoader worker", "worker process")
 
 
 @contextmanager
@@ -48,22 +47,3 @@ def out_of_memory(where: str, plan: Plan, precision: str) -> str:
     )
     half = "" if precision != "fp32" else ", or train.precision=bf16"
     return f"{where}: out of memory with batch size {plan.batch_size} and patch {size}; {remedy}{half}"
-
-
-def worker_death(error: Exception, workers: int | str) -> RecipeError | None:
-    """Return the line for a loader process that died, or None if the error is something else."""
-    if any(sign in str(error) for sign in _WORKER_DIED):
-        return RecipeError(
-            f"a loader process died ({_one_line(error)}), usually killed for memory; set train.workers to less than "
-            f"{workers} (0 loads in the main process) or data.cache=none"
-        )
-    return None
-
-
-def _one_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def named(cases: Sequence[str]) -> str:
-    """Return "cases a, b" for the cases of a batch, each once."""
-    return "cases " + ", ".join(dict.fromkeys(cases))

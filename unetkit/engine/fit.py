@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from unetkit.engine.device import library_switches
-from unetkit.engine.faults import explained, named, worker_death
+from unetkit.engine.faults import explained
 from unetkit.engine.interrupt import uninterrupted
 from unetkit.engine.log import Display, RunLog
 from unetkit.engine.optim import learning_rate
@@ -31,7 +31,7 @@ READ_EVERY = 20
 class Loader(Protocol):
     """Where batches come from: the same step gives the same batch, whenever and wherever one starts."""
 
-    def batches(self, start_step: int) -> Iterator[Batch]:
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Yield the batches from the given one on, without end."""
 
 
@@ -65,7 +65,7 @@ def fit(job: Job, stepper: Stepper) -> Progress:
     """Train to the end of the recipe, or until its minutes are over, going on from the folder's last checkpoint.
 
     On Ctrl-C the last checkpoint is saved, then KeyboardInterrupt raised. Raises RecipeError for a loss that is not
-    finite, a full memory or a dead loader process, CheckpointError if a checkpoint cannot be written.
+    finite or a full memory, CheckpointError if a checkpoint cannot be written.
     """
     with explained("preparing the network", job.plan, stepper.precision.format):
         progress = Saver(job.folder, job.recipe, job.plan).restore(stepper)
@@ -104,27 +104,30 @@ class _Loop:
         return self.progress
 
     def _steps(self) -> None:
-        accumulate = self.settings.accumulate
-        source = self.job.loader.batches(self.progress.step * accumulate)
-        while self.progress.step < self.job.steps and not self._out_of_time():
-            step = self.progress.step
-            batches = self._next(source, accumulate)
-            cases = [case for batch in batches for case in batch.case_ids]
-            rate = self._rate(step)
-            moment = explained(f"step {step} ({named(cases)})", self.job.plan, self.stepper.precision.format)
-            with uninterrupted(), moment:
-                self.stepper.loss.progress.fill_(step / self.job.steps)
-                values = self.stepper(batches, step, self.job.recipe.seed, rate)
-                self.watch.add(values, step, rate, cases)
-                self.progress.step += 1
-            self._after_step()
-
-    def _next(self, source: Iterator[Batch], number: int) -> list[Batch]:
-        start = time.monotonic()
+        source = self.job.loader.batches(self.progress.step * self.settings.accumulate)
         try:
-            batches = [next(source) for _ in range(number)]
-        except RuntimeError as error:
-            raise worker_death(error, self.settings.workers) or error from error
+            while self.progress.step < self.job.steps and not self._out_of_time():
+                self._step(source)
+                self._after_step()
+        finally:
+            if isinstance(source, Generator):
+                source.close()  # ends the loader's processes now, not when somebody collects garbage
+
+    def _step(self, source: Iterator[Batch]) -> None:
+        step = self.progress.step
+        batches = self._next(source)
+        cases = [case for batch in batches for case in batch.case_ids]
+        rate = self._rate(step)
+        moment = f"step {step} (cases {', '.join(dict.fromkeys(cases))})"
+        with uninterrupted(), explained(moment, self.job.plan, self.stepper.precision.format):
+            self.stepper.loss.progress.fill_(step / self.job.steps)
+            values = self.stepper(batches, step, self.job.recipe.seed, rate)
+            self.watch.add(values, step, rate, cases)
+            self.progress.step += 1
+
+    def _next(self, source: Iterator[Batch]) -> list[Batch]:
+        start = time.monotonic()
+        batches = [next(source) for _ in range(self.settings.accumulate)]
         self.waited += time.monotonic() - start
         return batches
 
