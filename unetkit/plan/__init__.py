@@ -1,5 +1,23 @@
 """From what a data set is to how a network is trained on it."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from unetkit.plan.plan import Normalization, Plan
 
-__all__ = ["Normalization", "Plan"]
+if TYPE_CHECKING:
+    from unetkit.plan.fingerprint import Fingerprint, measure
+    from unetkit.plan.rules import decide
+
+__all__ = ["Fingerprint", "Normalization", "Plan", "decide", "measure"]
+
+_HOME = {"Fingerprint": "fingerprint", "measure": "fingerprint", "decide": "rules"}
+
+
+def __getattr__(name: str) -> Any:
+    # on first use: rooms below this one import plan.plan and must not draw in what stands above them
+    if name not in _HOME:
+        raise AttributeError(f"module 'unetkit.plan' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"unetkit.plan.{_HOME[name]}"), name)

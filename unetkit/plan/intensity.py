@@ -1,0 +1,66 @@
+"""Which normalisation each channel gets."""
+
+from __future__ import annotations
+
+from unetkit.errors import RecipeError
+from unetkit.plan.fingerprint import Fingerprint, Intensity
+from unetkit.plan.plan import Normalization
+from unetkit.recipe.schema import DataSection
+
+MASKED_BELOW = 0.75
+"""With less of the volume left after cutting the zero border, only nonzero voxels count for the z-score."""
+_BY_NAME = {"ct": "ct", "nonorm": "none", "rescale_to_0_1": "minmax", "rgb_to_0_1": "rgb"}
+_PIXELS = ("uint8", "uint16")
+
+
+def choose_normalization(
+    fingerprint: Fingerprint, section: DataSection, cropped: bool
+) -> tuple[tuple[Normalization, ...], str]:
+    """Return the rule of each channel and the reason.
+
+    `cropped`: the zero border is cut away, so that a small rest tells of masked images.
+    Raises RecipeError if a range is given that no channel uses.
+    """
+    chosen = [_scheme(name, fingerprint, section, cropped) for name in fingerprint.channels]
+    rules = tuple(
+        _rule(scheme, section.clip, intensity)
+        for (scheme, _), intensity in zip(chosen, fingerprint.intensities, strict=True)
+    )
+    if section.clip is not None and not any(rule.low is not None for rule in rules):
+        raise RecipeError(f"data.clip {list(section.clip)} is used by no channel; set data.normalization=clip_minmax")
+    reasons = dict.fromkeys(
+        f"{name}: {_says(rule)}, {why}"
+        for name, rule, (_, why) in zip(fingerprint.channels, rules, chosen, strict=True)
+    )
+    return rules, "; ".join(reasons)
+
+
+def _scheme(name: str, fingerprint: Fingerprint, section: DataSection, cropped: bool) -> tuple[str, str]:
+    """Return scheme and reason of one channel."""
+    if section.normalization != "auto":
+        return section.normalization, "as the recipe says"
+    if name.lower() in _BY_NAME:
+        return _BY_NAME[name.lower()], "by the channel's name"
+    if section.clip is not None:
+        return "clip_minmax", "as the recipe gives a range"
+    if fingerprint.dims == 2 and len(fingerprint.channels) == 3 and all(t in _PIXELS for t in fingerprint.dtypes):
+        return "rgb", f"as these are colour pictures of {' and '.join(fingerprint.dtypes)}"
+    if cropped and fingerprint.crop_ratio < MASKED_BELOW:
+        return "zscore_mask", f"as only {fingerprint.crop_ratio:.0%} of a volume lies within the nonzero box"
+    return "zscore", "as nothing is known of its units"
+
+
+def _rule(scheme: str, clip: tuple[float, float] | None, seen: Intensity) -> Normalization:
+    low, high = clip or (seen.low, seen.high)
+    if scheme == "ct":
+        return Normalization(scheme, low, high, seen.mean, seen.std)
+    return Normalization(scheme, low, high) if scheme == "clip_minmax" else Normalization(scheme)
+
+
+def _says(rule: Normalization) -> str:
+    text = rule.scheme
+    if rule.low is not None:
+        text += f" of {rule.low:.4g} to {rule.high:.4g}"
+    if rule.mean is not None:
+        text += f" with foreground mean {rule.mean:.4g} and deviation {rule.std:.4g}"
+    return text
