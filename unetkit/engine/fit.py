@@ -202,7 +202,8 @@ class _Loop:
         if not math.isnan(score.mean) and (best is None or score.mean > best):
             self.progress = replace(self.progress, best=score.mean, best_step=self.progress.step)
             self._clock()
-            self.saver.save(BEST, self.stepper, self.progress)
+            if self.settings.select == "best":  # or prediction would take it
+                self.saver.save(BEST, self.stepper, self.progress)
         return {
             "val_dice": _known(score.mean),
             "val_dice_per_class": {k: _known(v) for k, v in score.per_class.items()},

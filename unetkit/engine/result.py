@@ -1,0 +1,118 @@
+"""The end of a run: whole-case validation with the chosen checkpoint, the report, and what the caller gets."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unetkit.checkpoint import find_checkpoint, versions
+from unetkit.engine.log import case_bar, read_log
+from unetkit.engine.task import Task
+from unetkit.evaluation import Evaluation, evaluate_cases, write_evaluation
+from unetkit.infer.predictor import Predictor
+from unetkit.recipe.merge import flatten_recipe
+from unetkit.report import ReportData
+
+_OVERLAYS = ("median", "best", "worst")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run's results are, and the most important of them.
+
+    `dice` is the mean foreground Dice over the validation cases, by the checkpoint that the recipe selects, and
+    `per_class` that of each class; None where no case says anything. Report and overlay are None if none validates.
+    """
+
+    run: Path
+    report: Path | None
+    overlay: Path | None
+    dice: float | None
+    per_class: dict[str, float | None]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        paths = {"run": self.run, "report": self.report, "overlay": self.overlay}
+        return {
+            **{name: None if path is None else str(path) for name, path in paths.items()},
+            "dice": self.dice,
+            "per_class": dict(self.per_class),
+            "seconds": self.seconds,
+        }
+
+    def summary(self) -> str:
+        """Return the lines for people."""
+        rows: list[tuple[str, object]] = [
+            (name, "-" if value is None else f"{value:.4f}")
+            for name, value in [("mean foreground Dice", self.dice), *self.per_class.items()]
+        ]
+        rows += [("seconds", f"{self.seconds:.0f}"), ("run", self.run)]
+        rows += [(name, path) for name, path in (("report", self.report), ("overlay", self.overlay)) if path]
+        wide = max(len(name) for name, _ in rows) + 2
+        return "\n".join(f"{name:<{wide}}{value}" for name, value in rows)
+
+
+def conclude(task: Task, seconds: float, shown: bool) -> TrainResult:
+    """Validate a trained run on all its validation cases, write metrics and report, and return what came out.
+
+    Raises DataError if no case can be evaluated or the report cannot be written.
+    """
+    run, ids = task.folder.path, task.preparation.split.val
+    if not ids:
+        return TrainResult(run, None, None, None, {}, seconds)
+    predictor = Predictor.from_checkpoint(find_checkpoint(run), str(task.device))
+    evaluation = evaluate_cases(
+        predictor,
+        task.preparation.dataset,
+        ids,
+        task.recipe,
+        progress=case_bar("validate", shown),
+        about={"title": run.name, "split": "val", "run": str(run)},
+    )
+    report = write_evaluation(evaluation, run, _report(task, evaluation, seconds))
+    drawn = (run / "pictures" / f"overlay_{role}.png" for role in _OVERLAYS)
+    scores = evaluation.to_json()
+    return TrainResult(
+        run, report, next((p for p in drawn if p.is_file()), None), scores["dice"], scores["per_class"], seconds
+    )
+
+
+def _report(task: Task, evaluation: Evaluation, seconds: float) -> ReportData:
+    """Add to the scores what is known of the training."""
+    values = flatten_recipe(task.recipe)
+    history = read_log(task.folder.path / "log.jsonl")
+    split, plan = task.preparation.split, task.preparation.plan
+    report = evaluation.report()
+    facts = {
+        "Training cases": str(len(split.train)),
+        "Steps": str(max((record["step"] for record in history), default=0)),
+        "Patch": " x ".join(map(str, plan.patch_size)),
+        "Batch": str(plan.batch_size),
+        "Time": f"{seconds / 60:.1f} min",
+    }
+    return replace(
+        report,
+        history=history,
+        recipe=[(key, str(value), task.origins.get(key, "default")) for key, value in values.items()],
+        reasons=plan.reasons,
+        facts={**report.facts, **facts},
+        versions=versions(),
+        machine=machine(task.device),
+    )
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """Return what computed: device, processor cores, threads, operating system."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": f"{device.type}: {name}",
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "system": platform.platform(),
+    }

@@ -1,0 +1,77 @@
+"""From a recipe to a trained, measured model: the whole way, one step after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from unetkit.checkpoint import load_checkpoint, transfer_weights
+from unetkit.data.loader import TrainingLoader
+from unetkit.engine.faults import explained
+from unetkit.engine.fit import Job, fit
+from unetkit.engine.losses import build_loss
+from unetkit.engine.prepare import training_cases, validation_cases
+from unetkit.engine.result import TrainResult, conclude
+from unetkit.engine.step import Stepper
+from unetkit.engine.task import Task, reopen_task, start_task
+from unetkit.engine.validation import Validation
+from unetkit.errors import RecipeError
+from unetkit.infer.device import check_torch
+from unetkit.infer.network import build_network
+from unetkit.recipe import Recipe, resolve
+
+__all__ = ["TrainResult", "train"]
+
+
+def train(
+    recipe: Recipe | str | None = None,
+    origins: Mapping[str, str] | None = None,
+    *,
+    resume: str | Path | None = None,
+    source: str | None = None,
+    progress: bool = True,
+) -> TrainResult:
+    """Train by a recipe (or the name of one), validate on whole cases with the chosen checkpoint, and report.
+
+    `resume` goes on with a run where its last checkpoint was, by the run's own recipe; then no recipe is given.
+    `origins` says of each key where its value is from, `source` names the recipe; the run's files show both.
+    `progress` draws bars on stderr, or prints a line an epoch where that is piped.
+
+    Raises a UnetkitError with one line for whatever the recipe, the data or the machine do not allow, and
+    KeyboardInterrupt on Ctrl-C, after the last checkpoint was saved.
+    """
+    started = time.monotonic()
+    check_torch()
+    if (recipe is None) == (resume is None):
+        raise RecipeError("give either a recipe, or resume=RUN, which goes on with the run's own recipe")
+    if isinstance(recipe, str):
+        resolved = resolve(recipe=recipe)
+        recipe, origins, source = resolved.recipe, resolved.origins, resolved.source
+    task = start_task(recipe, origins or {}, source) if recipe is not None else reopen_task(Path(str(resume)))
+    _train(task, progress)
+    return conclude(task, time.monotonic() - started, progress)
+
+
+def _train(task: Task, shown: bool) -> None:
+    recipe, plan, split = task.recipe, task.preparation.plan, task.preparation.split
+    cases = training_cases(task.preparation, recipe, shown)
+    loader = TrainingLoader(cases, plan, recipe, task.device)
+    held_out = validation_cases(task.preparation, split.val[: recipe.train.validation_cases], shown)
+    with explained("building the network", plan, recipe.train.precision):
+        stepper = Stepper(_network(task), build_loss(recipe.train.loss, plan.labels), recipe.train, task.device)
+    validate = Validation(held_out, plan, recipe, task.device)
+    fit(Job(recipe, plan, task.folder.path, loader, loader.steps_per_epoch, validate, shown), stepper)
+
+
+def _network(task: Task) -> nn.Module:
+    """Build the network with weights drawn from the recipe's seed, then put in those of `train.init`."""
+    init = task.recipe.train.init
+    torch.manual_seed(task.recipe.seed)
+    network = build_network(task.recipe, task.preparation.plan)
+    if init is not None:
+        transfer_weights(network, load_checkpoint(init).best_weights, init)
+    return network
