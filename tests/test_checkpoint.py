@@ -90,6 +90,15 @@ def test_run_folder_prefers_best_and_takes_what_is_asked_for(tmp_path):
     assert find_checkpoint(tmp_path / "last.safetensors").name == "last.safetensors"
 
 
+def test_run_folder_gives_what_its_recipe_selects(tmp_path):
+    chosen = RECIPE.model_copy(update={"train": RECIPE.train.model_copy(update={"select": "last"})})
+    for name in ("best", "last"):
+        save_checkpoint(tmp_path / f"{name}.safetensors", checkpoint(recipe=chosen, state={"which": name}))
+    assert load_checkpoint(tmp_path).state == {"which": "last"}
+    assert load_checkpoint(tmp_path, "best").state == {"which": "best"}
+    assert load_checkpoint(tmp_path / "best.safetensors").state == {"which": "best"}
+
+
 @pytest.mark.parametrize("which", [None, "best"])
 def test_not_a_run(tmp_path, which):
     with pytest.raises(CheckpointError, match=r"not a run folder.*best\.safetensors"):

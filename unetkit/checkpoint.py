@@ -171,13 +171,32 @@ def find_checkpoint(path: Path | str, which: str | None = None) -> Path:
 
 
 def load_checkpoint(path: Path | str, which: str | None = None, *, training: bool = False) -> Checkpoint:
-    """Read a checkpoint file, or the one of a run folder (see `find_checkpoint`).
+    """Read a checkpoint file, or the one of a run folder: `which` (best or last), or else the one its recipe selects.
 
     With `training` the tensors that only training needs come along.
     Raises CheckpointError if it is missing, cut off, a pickle, not of unetkit, or holds weights that are not finite.
     """
-    path = find_checkpoint(path, which)
+    run = Path(path)
+    path = find_checkpoint(run, which)
     _refuse_foreign(path)
+    header, groups = _read(path, training)
+    selected: str = header["recipe"].train.select
+    if which is None and path != run and path.stem != selected and (run / f"{selected}.safetensors").is_file():
+        return load_checkpoint(run, selected, training=training)
+    _refuse_nonfinite(path, groups["model"] | {f"ema.{k}": v for k, v in groups["ema"].items()})
+    return Checkpoint(
+        weights=groups["model"],
+        recipe=header["recipe"],
+        plan=header["plan"],
+        versions=header["versions"],
+        state=header["state"],
+        ema=groups["ema"],
+        tensors={f"{kind}.{k}": v for kind in ("optim", "rng") for k, v in groups[kind].items()},
+    )
+
+
+def _read(path: Path, training: bool) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Return the header and the tensors by kind."""
     groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optim": {}, "rng": {}}
     try:
         with safe_open(path, framework="pt") as file:
@@ -189,16 +208,7 @@ def load_checkpoint(path: Path | str, which: str | None = None, *, training: boo
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         text = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: cut off or damaged ({text}); use another checkpoint of the run") from error
-    _refuse_nonfinite(path, groups["model"] | {f"ema.{k}": v for k, v in groups["ema"].items()})
-    return Checkpoint(
-        weights=groups["model"],
-        recipe=header["recipe"],
-        plan=header["plan"],
-        versions=header["versions"],
-        state=header["state"],
-        ema=groups["ema"],
-        tensors={f"{kind}.{k}": v for kind in ("optim", "rng") for k, v in groups[kind].items()},
-    )
+    return header, groups
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -177,6 +177,13 @@ def test_prediction_mirrors_only_what_training_did(augment, axes):
         (volumes(), FLAT, {"data": {"resize": [64, 64]}, "plan": {"spacing": "native"}}, RecipeError, "drop plan.spac"),
         (volumes(), FLAT, {"data": {"resize": [64, 64], "patch_size": [96, 96]}}, RecipeError, "larger than data.res"),
         (pictures(), OTHER, {"plan": {"image_order": 1}}, RecipeError, "has no effect, as nothing is resampled"),
+        (
+            pictures(),
+            OTHER,
+            {"infer": {"mirror": True}, "train": {"augment": {"mirror": False}}},
+            RecipeError,
+            "drop it",
+        ),
         (volumes(channels=("noNorm",)), OTHER, {"data": {"clip": [0, 1]}}, RecipeError, "is used by no channel"),
     ],
 )

@@ -53,7 +53,7 @@ class Predictor:
             settings.window_batch,
             plan.mirror_axes if settings.mirror else (),
             compute.dtype,
-            compute.channels_last,
+            compute.channels_last and not _copies_to_contiguous(network),
         )
 
     @classmethod
@@ -161,9 +161,14 @@ def _ready(network: nn.Module, compute: Compute, dims: int) -> nn.Module:
     network = network.to(compute.device).eval().requires_grad_(False)
     if compute.device.type == "cpu":
         network = _optimised(network)
-    if compute.channels_last:
+    if compute.channels_last and not _copies_to_contiguous(network):
         network = network.to(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
     return network
+
+
+def _copies_to_contiguous(network: nn.Module) -> bool:
+    """Instance norm brings its input back to the contiguous layout, so that channels_last costs two copies a layer."""
+    return any(isinstance(m, nn.InstanceNorm2d | nn.InstanceNorm3d) for m in network.modules())
 
 
 def _optimised(network: nn.Module) -> nn.Module:

@@ -286,6 +286,8 @@ def _mirror_axes(frame: _Frame, recipe: Recipe, reasons: dict[str, str]) -> tupl
         left_right = order.index(0) - (len(order) - frame.dims) if order else 1
         axes = tuple(a for a in axes if a != left_right)
         reasons["mirror_axes"] += ", without left-right, where classes swap"
+    if recipe.infer.mirror and not axes:
+        raise RecipeError("infer.mirror=true averages over mirrored images, but training shows none; drop it")
     return axes
 
 
