@@ -62,7 +62,7 @@ def run_plan(words: list[str]) -> Outcome:
     from unetkit.recipe import resolve
 
     resolved = resolve(words)
-    from unetkit.engine.train import prepare_plan
+    from unetkit.engine.prepare import prepare_plan
 
     plan = prepare_plan(resolved.recipe).plan
     tree = plan.to_json()
@@ -82,10 +82,13 @@ def run_train(words: list[str]) -> Outcome:
         )
     resolved = None if resume else resolve(rest)
     from unetkit.engine.memory import keep_heap
-    from unetkit.engine.train import resume_training, train_resolved
+    from unetkit.engine.train import train
 
     keep_heap()
-    result = resume_training(Path(resume[0])) if resolved is None else train_resolved(resolved)
+    if resolved is None:
+        result = train(resume=resume[0])
+    else:
+        result = train(resolved.recipe, resolved.origins, source=resolved.source)
     return result.to_json(), result.summary()
 
 
