@@ -10,6 +10,7 @@ from unetkit.registry import ModelInfo
 from unetkit.topology import pool_topology
 
 ANY = ModelInfo("any", "cnn", 2020, "", (2, 3), name="any")
+FOLLOWS = replace(ANY, options={"strides": None})
 
 # spacing in mm, median size, training cases, entries of the label list -> patch, batch, estimated elements
 KNOWN = {
@@ -26,7 +27,7 @@ KNOWN_2D = {"brain tumour": (192, 160), "heart": (320, 256), "liver": (512, 512)
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_3d_plans(name):
     spacing, shape, cases, entries, patch, batch, count = KNOWN[name]
-    setting = Setting(shape, spacing, entries, 8.0, ANY)
+    setting = Setting(shape, spacing, entries, 8.0, FOLLOWS)
     assert choose_patch(setting) == patch
     assert choose_batch(patch, setting, prod(shape) * cases) == batch
     assert elements(patch, pool_topology(patch, spacing)[0], entries) == count
@@ -35,7 +36,7 @@ def test_known_3d_plans(name):
 @pytest.mark.parametrize("name", KNOWN_2D)
 def test_known_2d_patches(name):
     spacing, shape, cases, entries, *_ = KNOWN[name]
-    setting = Setting(shape[1:], spacing[1:], entries, 8.0, ANY)
+    setting = Setting(shape[1:], spacing[1:], entries, 8.0, FOLLOWS)
     assert choose_patch(setting) == KNOWN_2D[name]
     assert choose_batch(KNOWN_2D[name], setting, prod(shape) * cases) <= LARGEST_BATCH
 
@@ -57,6 +58,12 @@ def test_patches_are_what_the_model_takes(info, shape, spacing):
         assert patch == info.legal_size(patch)
 
 
+def test_networks_with_strides_of_their_own_are_padded_less():
+    setting = Setting((352, 352), (1.0, 1.0), 2, 8.0, ANY)
+    assert choose_patch(setting) == (352, 352)
+    assert choose_patch(replace(setting, info=FOLLOWS)) == (384, 384)
+
+
 def test_more_memory_never_means_a_smaller_patch():
     patches = [choose_patch(Setting((300, 512, 512), (1.5, 0.8, 0.8), 3, gb, ANY)) for gb in (2, 4, 8, 16, 32)]
     assert [prod(p) for p in patches] == sorted(prod(p) for p in patches)
@@ -64,7 +71,7 @@ def test_more_memory_never_means_a_smaller_patch():
 
 def test_legal_sizes_suit_their_own_topology():
     for size in ((33, 47, 20), (100, 100, 12), (7, 9, 5)):
-        setting = Setting(size, (1, 1, 1), 2, 8.0, ANY)
+        setting = Setting(size, (1, 1, 1), 2, 8.0, FOLLOWS)
         fitting = legal(size, setting)
         assert all(a >= b for a, b in zip(fitting, size, strict=True))
         assert legal(fitting, setting) == fitting

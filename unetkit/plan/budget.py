@@ -22,6 +22,7 @@ _REFERENCE_BATCH = {2: 12, 3: 2}
 _REFERENCE_GB = 8.0
 _SMALLEST_BATCH = 2
 _SHARE_OF_DATA = 0.05
+_COMMON_DIVISOR = 16
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,23 @@ class Setting:
         return len(self.spacing)
 
     @property
-    def reference(self) -> float:
-        """Elements that fit for the reference batch."""
+    def follows_plan(self) -> bool:
+        """Whether the network takes its strides from the plan; others have their own."""
+        return "strides" in self.info.options
+
+    @property
+    def limit(self) -> float:
+        """Elements of one sample with which the smallest batch still fits."""
+        return self._elements * _REFERENCE_BATCH[self.dims] / _SMALLEST_BATCH
+
+    @property
+    def _elements(self) -> float:
+        """Elements of one sample with which the reference batch fits."""
         return _REFERENCE[self.dims] * self.memory_gb / _REFERENCE_GB
+
+    def batch_of(self, count: int) -> int:
+        """Return how many samples of `count` elements fit."""
+        return round(self._elements / count * _REFERENCE_BATCH[self.dims])
 
 
 def stage_widths(stages: int, dims: int) -> tuple[int, ...]:
@@ -76,15 +91,21 @@ def choose_patch(setting: Setting) -> tuple[int, ...]:
 
 def choose_batch(patch: Sequence[int], setting: Setting, dataset_voxels: float) -> int:
     """Return the batch that fits, at most a twentieth of the data set's voxels and never more than a limit."""
-    fits = round(setting.reference / _cost(patch, setting) * _REFERENCE_BATCH[setting.dims])
+    fits = setting.batch_of(_cost(patch, setting))
     cap = round(dataset_voxels * _SHARE_OF_DATA / prod(patch))
     return max(min(fits, cap, LARGEST_BATCH), _SMALLEST_BATCH)
 
 
 def legal(size: Sequence[int], setting: Setting) -> tuple[int, ...]:
     """Return the smallest size from `size` up that pooling divides and the model takes."""
-    divisor = pool_topology(size, setting.spacing)[2]
+    divisor = _divisor(size, setting)
     return setting.info.legal_size([-(-n // d) * d for n, d in zip(size, divisor, strict=True)])
+
+
+def _divisor(size: Sequence[int], setting: Setting) -> tuple[int, ...]:
+    """Return what sides should divide by: all poolings of a network that follows the plan, four of any other."""
+    divisor = pool_topology(size, setting.spacing)[2]
+    return divisor if setting.follows_plan else tuple(min(d, _COMMON_DIVISOR) for d in divisor)
 
 
 def _cost(patch: Sequence[int], setting: Setting) -> int:
@@ -92,14 +113,14 @@ def _cost(patch: Sequence[int], setting: Setting) -> int:
 
 
 def _too_large(patch: Sequence[int], setting: Setting) -> bool:
-    return _cost(patch, setting) * _SMALLEST_BATCH / _REFERENCE_BATCH[setting.dims] > setting.reference
+    return _cost(patch, setting) > setting.limit
 
 
 def _shrunk(patch: tuple[int, ...], setting: Setting) -> tuple[int, ...] | None:
     """Take the least step off the axis that covers most of the image; None if no axis can become smaller."""
     order = sorted(range(len(patch)), key=lambda a: patch[a] / setting.shape[a], reverse=True)
     for axis in order:
-        step = lcm(_least_step(patch, axis, setting.spacing), setting.info.multiple)
+        step = lcm(_least_step(patch, axis, setting), setting.info.multiple)
         axes = range(len(patch)) if setting.info.square else (axis,)
         candidate = [n - step if a in axes else n for a, n in enumerate(patch)]
         if min(candidate) > 0:
@@ -109,8 +130,8 @@ def _shrunk(patch: tuple[int, ...], setting: Setting) -> tuple[int, ...] | None:
     return None
 
 
-def _least_step(patch: Sequence[int], axis: int, spacing: Sequence[float]) -> int:
+def _least_step(patch: Sequence[int], axis: int, setting: Setting) -> int:
     """Return the divisor that the axis has after one step: that of before may jump over sizes (256, 224, 192)."""
-    before = pool_topology(patch, spacing)[2][axis]
+    before = _divisor(patch, setting)[axis]
     trial = [max(n - before, 1) if a == axis else n for a, n in enumerate(patch)]
-    return pool_topology(trial, spacing)[2][axis]
+    return _divisor(trial, setting)[axis]

@@ -28,11 +28,10 @@ def choose_normalization(
     )
     if section.clip is not None and not any(rule.low is not None for rule in rules):
         raise RecipeError(f"data.clip {list(section.clip)} is used by no channel; set data.normalization=clip_minmax")
-    reasons = dict.fromkeys(
-        f"{name}: {_says(rule)}, {why}"
-        for name, rule, (_, why) in zip(fingerprint.channels, rules, chosen, strict=True)
-    )
-    return rules, "; ".join(reasons)
+    reasons: dict[str, list[str]] = {}
+    for name, rule, (_, why) in zip(fingerprint.channels, rules, chosen, strict=True):
+        reasons.setdefault(f"{_says(rule)}, {why}", []).append(name)
+    return rules, "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
 
 
 def _scheme(name: str, fingerprint: Fingerprint, section: DataSection, cropped: bool) -> tuple[str, str]:

@@ -165,8 +165,8 @@ def _patch(frame: _Frame, recipe: Recipe, reasons: dict[str, str]) -> tuple[int,
     patch = budget.choose_patch(setting)
     count = budget.elements(patch, pool_topology(patch, setting.spacing)[0], setting.num_outputs)
     reasons["patch_size"] = (
-        f"the median image has {_times(setting.shape)} voxels; this much of it keeps {count / 1e6:.3g} million values "
-        f"a sample in a plain U-Net, of {setting.reference / 1e6:.3g} million that {setting.memory_gb:g} GB hold"
+        f"the median image has {_times(setting.shape)} voxels; this size keeps {count / 1e6:.3g} million values a "
+        f"sample in a plain U-Net; up to {setting.limit / 1e6:.3g} million let a batch of 2 fit {setting.memory_gb:g} GB"
     )
     return patch
 
@@ -174,7 +174,7 @@ def _patch(frame: _Frame, recipe: Recipe, reasons: dict[str, str]) -> tuple[int,
 def _check_patch(patch: tuple[int, ...], key: str, frame: _Frame, recipe: Recipe) -> None:
     info = frame.setting.info
     check_size(info, patch, f"{key}: {info.name} on patches of")
-    if _follows_plan(info) and recipe.plan.strides is None and recipe.model.options.get("strides") is None:
+    if frame.setting.follows_plan and recipe.plan.strides is None and recipe.model.options.get("strides") is None:
         fitting = budget.legal(patch, frame.setting)
         if patch != fitting:
             divisor = pool_topology(patch, frame.setting.spacing)[2]
@@ -197,10 +197,6 @@ def _batch(frame: _Frame, patch: tuple[int, ...], recipe: Recipe, reasons: dict[
     return batch
 
 
-def _follows_plan(info: ModelInfo) -> bool:
-    return "strides" in info.options
-
-
 def _topology(
     frame: _Frame, patch: tuple[int, ...], recipe: Recipe, reasons: dict[str, str]
 ) -> tuple[Sizes, Sizes, tuple[int, ...]]:
@@ -210,7 +206,7 @@ def _topology(
     twice = sorted(set(asked) & set(recipe.model.options))
     if twice:
         raise RecipeError(f"plan.{twice[0]} and model.{twice[0]} are both given; drop one of them")
-    if not _follows_plan(info):
+    if not frame.setting.follows_plan:
         if asked:
             name = next(iter(asked))
             raise RecipeError(f"plan.{name} is not used by {info.name}, whose sizes are options of the model; drop it")
@@ -264,10 +260,13 @@ def _resampling(frame: _Frame, recipe: Recipe, reasons: dict[str, str]) -> dict[
     order = recipe.plan.image_order
     if order is not None and frame.spacing is None:
         raise RecipeError(f"plan.image_order={order} has no effect, as nothing is resampled; drop it")
-    reasons["resampling"] = (
-        "as the recipe says" if order is not None else
-        "cubic for images and linear for labels, but nearest across slices over 3 times as thick as the plane is fine"
-    )  # fmt: skip
+    if order is not None:
+        reasons["resampling"] = "as the recipe says"
+    elif frame.spacing is not None:
+        reasons["resampling"] = (
+            "cubic for images and linear for labels, but the nearest slice where slices are over "
+            f"{grid.ANISOTROPIC:g} times as thick as the plane is fine"
+        )
     return {"image": 3 if order is None else order, "label": 1, "separate_z": "auto"}
 
 
@@ -279,13 +278,13 @@ def _mirror_axes(frame: _Frame, recipe: Recipe, reasons: dict[str, str]) -> tupl
         axes = tuple(range(frame.dims)) if learnt else ()
     else:
         axes = tuple(sorted(set(section.mirror)))
-    reasons["mirror_axes"] = "those that training mirrors"
+    reasons["mirror_axes"] = f"training mirrors {len(axes)} of {frame.dims} axes"
     if section.left_right:
         # a mirrored patient has left and right classes swapped, which averaging would mix
         order = frame.transpose
         left_right = order.index(0) - (len(order) - frame.dims) if order else 1
         axes = tuple(a for a in axes if a != left_right)
-        reasons["mirror_axes"] += ", without left-right, where classes swap"
+        reasons["mirror_axes"] += "; prediction leaves out left-right, where classes swap"
     if recipe.infer.mirror and not axes:
         raise RecipeError("infer.mirror=true averages over mirrored images, but training shows none; drop it")
     return axes
