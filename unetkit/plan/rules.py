@@ -166,7 +166,7 @@ def _patch(frame: _Frame, recipe: Recipe, reasons: dict[str, str]) -> tuple[int,
     count = budget.elements(patch, pool_topology(patch, setting.spacing)[0], setting.num_outputs)
     reasons["patch_size"] = (
         f"the median image has {_times(setting.shape)} voxels; this size keeps {count / 1e6:.3g} million values a "
-        f"sample in a plain U-Net; up to {setting.limit / 1e6:.3g} million let a batch of 2 fit {setting.memory_gb:g} GB"
+        f"sample in a plain U-Net; up to {setting.limit / 1e6:.3g} million let 2 samples fit {setting.memory_gb:g} GB"
     )
     return patch
 
