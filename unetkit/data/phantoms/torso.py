@@ -86,8 +86,8 @@ _PARTS = (
     Part(5, (0.36, -0.31, -0.16), (0.16, 0.105, 0.22), degrees=-38, bend=-1.8),
     Part(6, (-0.35, -0.29, -0.06), (0.15, 0.095, 0.28), degrees=38, bend=-1.8),
     Part(GALLBLADDER, (0.23, 0.13, -0.02), (0.085, 0.105, 0.15), degrees=-15),
-    Part(8, (0.105, -0.215, 0.0), (0.075, 0.052, 9.0), degrees=-15),
-    Part(7, (-0.07, -0.205, 0.0), (0.058, 0.058, 9.0), fork=-0.62),
+    Part(8, (0.115, -0.212, 0.0), (0.085, 0.06, 9.0), degrees=-15),
+    Part(7, (-0.075, -0.202, 0.0), (0.068, 0.068, 9.0), fork=-0.62),
 )
 
 
@@ -96,13 +96,11 @@ def torso3d(options: Torso3d) -> Generator:
 
     def draw(rng: np.random.Generator) -> Sample:
         tissues = _tissues(rng, options.size, options)
-        # The field of view differs between patients, as it does on a scanner.
-        field_mm = np.asarray(_FIELD_MM) * rng.uniform(0.92, 1.08)
-        spacing = options.spacing or tuple(round(float(f / n), 3) for f, n in zip(field_mm, options.size, strict=True))
+        spacing = _spacing(rng, options)
         painted, facts = _painted(rng, tissues, options, options.channels)
         cut = [thicken(image, _labels(tissues), options.thick_slices) for image in painted]
         images = np.stack([store_volume(add_noise(rng, image, options)) for image, _ in cut])
-        thick = (*spacing[:2], round(spacing[2] * options.thick_slices, 3))
+        thick = (*spacing[:2], spacing[2] * options.thick_slices)
         return Sample(images, cut[0][1], spacing=thick, facts=facts)
 
     return Generator(
@@ -112,6 +110,16 @@ def torso3d(options: Torso3d) -> Generator:
         description="Torso volumes drawn by unetkit: eight organs of one simplified anatomy. Scores on them show that "
         "code works, not how accurate it is on patients.",
     )
+
+
+def _spacing(rng: np.random.Generator, options: Torso3d) -> tuple[float, ...]:
+    """Return the voxel size in mm; the field of view differs between patients, as it does on a scanner.
+
+    In steps of 1/64 mm, which the 32 bits of a header hold exactly.
+    """
+    scale = rng.uniform(0.92, 1.08)
+    drawn = tuple(max(round(64 * scale * f / n), 1) / 64 for f, n in zip(_FIELD_MM, options.size, strict=True))
+    return options.spacing or drawn
 
 
 def torso2d(options: Torso2d) -> Generator:
