@@ -17,9 +17,9 @@ from unetkit.report.overlay import (
     ERROR_LEGEND,
     Colour,
     class_colour,
-    square_pixels,
     overlay,
     paint_classes,
+    square_pixels,
 )
 from unetkit.report.picture import Picture
 
@@ -27,6 +27,8 @@ Record = Mapping[str, Any]
 _INK, _MUTED, _GRID = "#1d2733", "#5b6877", "#e3e8ee"
 _LINE, _SECOND = "#0072b2", "#d55e00"
 _CURVES_SIZE = (4.6, 3.0)
+_PNG_LEVEL = 4
+"""Higher ones take several times as long for a few percent."""
 
 
 def panels(picture: Picture, classes: Sequence[str]) -> dict[str, np.ndarray]:
@@ -60,19 +62,36 @@ def overlay_figure(picture: Picture, classes: Sequence[str], title: str) -> Figu
     shown = panels(picture, classes)
     height, width = next(iter(shown.values())).shape[:2]
     side = 3.2
-    figure = Figure(figsize=(side * len(shown), side * height / width + 1.1), layout="constrained", dpi=150)
+    keys = class_legend(picture, classes) if len(classes) > 1 else {}
+    legend_rows = -(-max(len(keys), len(ERROR_LEGEND)) // 2)
+    tall = side * height / width + 0.9 + 0.2 * legend_rows
+    figure = Figure(figsize=(side * len(shown), tall), layout="constrained", dpi=150)
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
     for axis, (name, pixels) in zip(axes, shown.items(), strict=True):
         axis.imshow(pixels, interpolation="nearest")
         axis.set_title(name, fontsize=9, color=_INK)
         axis.set_axis_off()
     figure.suptitle(f"{title}\n{picture.view}", fontsize=10, color=_INK)
-    keys = error_legend(classes)
-    if len(classes) > 1:
-        keys = class_legend(picture, classes) | keys
-    handles = [Patch(color=f"#{bytes(colour).hex()}", label=name) for name, colour in keys.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3 * len(shown)), fontsize=8)
+    _legend(axes[-1], "errors", error_legend(classes))
+    if keys:
+        _legend(axes[1], "classes", keys)
     return figure
+
+
+def _legend(axis: Axes, title: str, colours: Mapping[str, Colour]) -> None:
+    """Put a legend below one panel."""
+    handles = [Patch(color=f"#{bytes(colour).hex()}", label=name) for name, colour in colours.items()]
+    if handles:
+        axis.legend(
+            handles=handles,
+            title=title,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.02),
+            ncols=2,
+            fontsize=8,
+            title_fontsize=8,
+            frameon=False,
+        )
 
 
 def curve_figures(history: Sequence[Record]) -> dict[str, Figure]:
@@ -89,7 +108,7 @@ def curves_figure(history: Sequence[Record]) -> Figure | None:
 def png(figure: Figure) -> bytes:
     """Return a figure as a PNG file."""
     with io.BytesIO() as file:
-        figure.savefig(file, format="png", facecolor="white")
+        figure.savefig(file, format="png", facecolor="white", pil_kwargs={"compress_level": _PNG_LEVEL})
         return file.getvalue()
 
 
@@ -104,7 +123,7 @@ def svg(figure: Figure) -> str:
 def data_uri(pixels: np.ndarray) -> str:
     """Return uint8 [H, W, 3] as a PNG inside a data address."""
     with io.BytesIO() as file:
-        Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+        Image.fromarray(pixels).save(file, format="PNG", compress_level=_PNG_LEVEL)
         return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 

@@ -1,0 +1,145 @@
+"""A trained network on the cases of a data set: predicted, scored on their own grid, best and worst kept to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from unetkit.checkpoint import load_checkpoint
+from unetkit.data.cases import read_case
+from unetkit.data.catalog import DATASETS
+from unetkit.data.datasets import Dataset, open_dataset
+from unetkit.data.preprocess import preprocess
+from unetkit.data.splits import Split, make_split
+from unetkit.errors import DataError, RecipeError, UnetkitError
+from unetkit.evaluation.result import Evaluation
+from unetkit.evaluation.tally import Tally
+from unetkit.infer.inputs import check_image
+from unetkit.infer.predictor import Predictor
+from unetkit.recipe import explain_faults
+from unetkit.recipe.schema import Recipe, Section
+from unetkit.types import Case
+
+Progress = Callable[[int, int], None]
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def evaluate_cases(
+    predictor: Predictor,
+    dataset: Dataset,
+    case_ids: Sequence[str],
+    recipe: Recipe,
+    *,
+    progress: Progress | None = None,
+    about: Mapping[str, str] | None = None,
+) -> Evaluation:
+    """Predict cases of a data set and score them on their own grid, by the recipe's `evaluate` section.
+
+    A case that fails is named in `failures` and the others go on. `progress` is called with (cases, of all);
+    `about` adds to what is known of model and data set. Raises DataError if there are no cases, or all fail.
+    """
+    if not case_ids:
+        raise DataError(f"{dataset.name}: no case to evaluate; check data.split")
+    tally = Tally(predictor.plan.labels, recipe.evaluate)
+    for number, case_id in enumerate(case_ids, start=1):
+        try:
+            _score(predictor, dataset.case(case_id), tally)
+        except (UnetkitError, MemoryError) as error:
+            tally.failures[case_id] = str(error) if isinstance(error, UnetkitError) else "not enough memory"
+        if progress:
+            progress(number, len(case_ids))
+    if not tally.rows:
+        first = next(iter(tally.failures.items()))
+        raise DataError(f"none of {len(case_ids)} cases could be evaluated; {first[0]}: {first[1]}")
+    known = DATASETS.get(dataset.name)
+    generated = "yes" if known is not None and known.generated else "no"
+    return tally.result(
+        {"model": recipe.model.name, "dataset": dataset.name, "generated": generated, **(about or {})},
+    )
+
+
+def _score(predictor: Predictor, case: Case, tally: Tally) -> None:
+    image, label = read_case(case, tally.labels)
+    if label is None:
+        raise DataError(f"case {case.id}: has no label to score against; add one, or leave the case out")
+    check_image(image, predictor.plan)
+    encoded = predictor.encoded(preprocess(image, None, predictor.plan, case_id=case.id))
+    tally.score(case.id, image, encoded, label.data)
+
+
+def evaluate_run(
+    run: Path,
+    split: str,
+    settings: Mapping[str, Mapping[str, Any]],
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Predict and score a split (train, val, test) of a run's data, or of other data.
+
+    `settings` holds changed keys of the recipe's sections `data`, `infer` and `evaluate`.
+    Raises CheckpointError for a run that cannot be loaded, DataError for data that cannot be used or a split
+    without cases, RecipeError for a setting that is not possible.
+    """
+    predictor = Predictor.from_checkpoint(run, device, **settings.get("infer", {}))
+    recipe = load_checkpoint(run).recipe
+    rules = _changed(recipe.evaluate, settings.get("evaluate", {}), "evaluate")
+    dataset, ids = _split_of_run(run, recipe, split, settings.get("data", {}))
+    return evaluate_cases(
+        predictor,
+        dataset,
+        ids,
+        recipe.model_copy(update={"evaluate": rules}),
+        progress=progress,
+        about={"title": f"{run.stem}: {split}", "split": split, "run": str(run)},
+    )
+
+
+def cases_of_run(run: Path, split: str, data: Mapping[str, Any]) -> list[Case]:
+    """Return the cases of a split (train, val, test) of a run's data; `data` holds changed keys of that section.
+
+    Raises CheckpointError for a run that cannot be loaded, DataError for data that cannot be used or a split
+    without cases, RecipeError for a key that is not possible.
+    """
+    dataset, ids = _split_of_run(run, load_checkpoint(run).recipe, split, data)
+    return [dataset.case(name) for name in ids]
+
+
+def _split_of_run(run: Path, recipe: Recipe, split: str, changed: Mapping[str, Any]) -> tuple[Dataset, tuple[str, ...]]:
+    """Open the run's data and find the cases of its split; of data new to it take all, or the side they state."""
+    section = recipe.data
+    if {"root", "dataset"} & set(changed):
+        # Where the data lie is said by both keys together: a new one must not meet the other of training.
+        section = section.model_copy(update={"root": None, "dataset": None, "generator": {}})
+    dataset = open_dataset(_changed(section, changed, "data"))
+    own = _stored_split(run) or make_split(dataset, recipe.data.split)
+    ids: tuple[str, ...] = getattr(own, split)
+    if not {*own.train, *own.val, *own.test} & {case.id for case in dataset.cases}:
+        ids = tuple(case.id for case in dataset.labelled if case.split in (None, split))
+    if not ids:
+        filled = " or ".join(name for name in ("train", "val", "test") if getattr(own, name))
+        raise DataError(f"{run}: the {split} split of {dataset.name} has no case; choose split={filled}")
+    return dataset, ids
+
+
+def _stored_split(run: Path) -> Split | None:
+    path = (run if run.is_dir() else run.parent) / "split.json"
+    try:
+        return Split.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); restore it, or delete it to split anew") from error
+
+
+def _changed(section: AnySection, changes: Mapping[str, Any], name: str) -> AnySection:
+    kind = type(section)
+    try:
+        return kind.model_validate({**section.model_dump(exclude_unset=True), **changes})
+    except ValidationError as error:
+        faults = [f"{name}.{fault}" for fault in explain_faults(error, kind)]
+        raise RecipeError("; ".join(faults), faults) from error

@@ -1,0 +1,41 @@
+"""Which cases are worth a picture: the best, the worst, and one in the middle."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from unetkit.report import Picture, Shown
+
+_MOST = 64
+
+
+class Gallery:
+    """Keeps the pictures of the first cases, and of any later one that is better or worse than all kept."""
+
+    def __init__(self) -> None:
+        self._kept: list[Shown] = []
+        self._scores: list[float] = []
+
+    def add(self, case: str, dice: float, picture: Picture) -> None:
+        """Consider a case; one without a defined Dice is not shown."""
+        if math.isnan(dice):
+            return
+        extreme = not self._scores or dice > max(self._scores) or dice < min(self._scores)
+        self._scores.append(dice)
+        if extreme or len(self._kept) < _MOST:
+            self._kept.append(Shown(case, dice, picture))
+
+    def chosen(self) -> dict[str, Shown]:
+        """Return best, median and worst case; the median is the kept one next to it. Fewer cases, fewer roles."""
+        if not self._kept:
+            return {}
+        ranked = sorted(self._kept, key=lambda shown: shown.dice)
+        chosen = {"best": ranked[-1]}
+        if len(ranked) > 2:
+            middle = float(np.median(self._scores))
+            chosen["median"] = min(ranked[1:-1], key=lambda shown: abs(shown.dice - middle))
+        if len(ranked) > 1:
+            chosen["worst"] = ranked[0]
+        return chosen
