@@ -167,6 +167,15 @@ def test_averaged_weights_are_preferred(save_run, array, make_plan):
     assert np.array_equal(load(folder).predict(volume).data, want)
 
 
+def test_fast_formats_of_the_hardware_change_hardly_anything(save_run, make_plan, array):
+    tree = {"model": {"name": "plain_unet", "widths": [16, 16], "strides": [1, 2]}}
+    exact = load(save_run(make_plan(), **tree), "cpu").probabilities((array, (1.0, 1.0, 2.0)))
+    fast = load(save_run(make_plan(), **tree, train={"precision": "auto"}), "cpu")
+    assert not any(isinstance(m, torch.nn.InstanceNorm3d) for m in fast.network.modules())
+    assert fast.windows.channels_last == fast.compute.channels_last
+    assert np.abs(fast.probabilities((array, (1.0, 1.0, 2.0))) - exact).mean() < 0.02
+
+
 def test_a_network_in_training_goes_on_training(save_run, array, make_plan):
     predictor = load(save_run(make_plan()))
     predictor.network.train()

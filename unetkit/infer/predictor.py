@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from unetkit.blocks.inference import INSTANCE_NORMS, optimise_for_inference
 from unetkit.checkpoint import load_checkpoint, load_weights
 from unetkit.data.preprocess import (
     Prepared,
@@ -158,9 +159,7 @@ def _overridden(settings: InferSection, overrides: dict[str, Any]) -> InferSecti
 
 def _ready(network: nn.Module, compute: Compute, dims: int) -> nn.Module:
     """Bring a network into the form that predicts fastest on a device; its outputs stay the same."""
-    network = network.to(compute.device).eval().requires_grad_(False)
-    if compute.device.type == "cpu":
-        network = _optimised(network)
+    network = optimise_for_inference(network.to(compute.device).requires_grad_(False), compute.device)
     if compute.channels_last and not _copies_to_contiguous(network):
         network = network.to(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
     return network
@@ -168,15 +167,7 @@ def _ready(network: nn.Module, compute: Compute, dims: int) -> nn.Module:
 
 def _copies_to_contiguous(network: nn.Module) -> bool:
     """Instance norm brings its input back to the contiguous layout, so that channels_last costs two copies a layer."""
-    return any(isinstance(m, nn.InstanceNorm2d | nn.InstanceNorm3d) for m in network.modules())
-
-
-def _optimised(network: nn.Module) -> nn.Module:
-    try:
-        from unetkit.blocks.inference import optimise_for_inference
-    except ModuleNotFoundError:
-        return network
-    return optimise_for_inference(network)
+    return any(isinstance(m, INSTANCE_NORMS) for m in network.modules())
 
 
 def _spilling(function: Callable[[Tensor], Result], logits: Tensor) -> Result:
