@@ -78,7 +78,7 @@ def preprocess(image: Volume, label: Volume | None, plan: Plan, *, case_id: str 
     _check(image, label, plan)
     axes, flips = _orientation(image, plan.transpose)
     data = _oriented(image.data, axes, flips)
-    box = _nonzero_box(data) if plan.crop_nonzero else tuple((0, n) for n in data.shape[1:])
+    box = nonzero_box(data) if plan.crop_nonzero else tuple((0, n) for n in data.shape[1:])
     window = (slice(None), *(slice(start, stop) for start, stop in box))
     data = data[window]
     geometry = _geometry(image, axes, flips, box, plan)
@@ -208,7 +208,7 @@ def _unoriented(data: np.ndarray, geometry: Geometry) -> np.ndarray:
     return turned.transpose(0, *(1 + axis for axis in np.argsort(geometry.axes).tolist()))
 
 
-def _nonzero_box(data: np.ndarray) -> tuple[tuple[int, int], ...]:
+def nonzero_box(data: np.ndarray) -> tuple[tuple[int, int], ...]:
     """Return the (start, stop) per axis around voxels that are nonzero in any channel; everything if none is."""
     nonzero = (data != 0).any(axis=0)
     box = []

@@ -14,6 +14,7 @@ import numpy as np
 
 from unetkit.data.cases import read_case
 from unetkit.data.datasets import Dataset, require_trainable
+from unetkit.data.preprocess import nonzero_box
 from unetkit.errors import DataError
 from unetkit.types import IGNORE, Case, Labels, Volume
 
@@ -106,9 +107,10 @@ def _attempt(case: Case, labels: Labels, number: int) -> _Measured | DataError:
         return error
     foreground = np.asarray(((label.data > 0) & (label.data < IGNORE)).any(axis=0))
     order = _ras_order(image)
+    box = nonzero_box(image.data)
     return _Measured(
         shape=tuple(image.shape[a] for a in order),
-        cropped=tuple(_extent(image.data)[a] for a in order),
+        cropped=tuple(box[a][1] - box[a][0] for a in order),
         spacing=tuple(float(image.spacing[a]) for a in order),
         placed=image.affine is not None,
         dtype=image.data.dtype.name,
@@ -122,16 +124,6 @@ def _ras_order(image: Volume) -> list[int]:
     if image.affine is None or image.dims != 3:
         return list(range(image.dims))
     return [int(a) for a in np.argsort(nib.orientations.io_orientation(image.affine)[:, 0])]
-
-
-def _extent(data: np.ndarray) -> tuple[int, ...]:
-    """Return the size of the box around voxels that are nonzero in any channel; that of the array if all are zero."""
-    nonzero = (data != 0).any(axis=0)
-    sides = []
-    for axis in range(nonzero.ndim):
-        used = np.flatnonzero(nonzero.any(axis=tuple(a for a in range(nonzero.ndim) if a != axis)))
-        sides.append(int(used[-1] - used[0]) + 1 if len(used) else nonzero.shape[axis])
-    return tuple(sides)
 
 
 def _counts(encoded: np.ndarray, labels: Labels) -> np.ndarray:
