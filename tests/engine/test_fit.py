@@ -2,17 +2,19 @@
 
 import json
 import os
+import resource
 import signal
 from dataclasses import replace
 
 import pytest
 import torch
-from tiny_task import SquareLoader, TinyNet, build, small_recipe
+from tiny_task import PLAN, SquareLoader, TinyNet, build, small_recipe
 
 from unetkit.checkpoint import load_checkpoint
 from unetkit.engine.faults import explained
 from unetkit.engine.fit import READ_EVERY, fit
 from unetkit.engine.log import RunLog, read_log
+from unetkit.engine.state import LAST, Progress, Saver
 from unetkit.errors import CheckpointError, RecipeError
 
 
@@ -179,3 +181,22 @@ def test_piped_output_is_one_line_an_epoch(make_job, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split(":")[0] for line in err.splitlines()] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_the_old_checkpoint(make_job):
+    recipe = small_recipe(checkpoint_steps=4)
+    job = make_job(recipe)
+    Saver(job.folder, recipe, PLAN).save(LAST, build(recipe), Progress())
+    before = (job.folder / LAST).read_bytes()
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))  # no file may grow larger
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot write .*last\.safetensors") as caught:
+            fit(job, build(recipe))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "\n" not in str(caught.value)
+    assert (job.folder / LAST).read_bytes() == before
+    assert sorted(path.name for path in job.folder.iterdir()) == [LAST, "log.jsonl"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from unetkit.errors import RecipeError
+from unetkit.errors import CheckpointError, RecipeError
 
 
 class RunLog:
@@ -21,7 +21,8 @@ class RunLog:
 
     def __init__(self, folder: Path, position: int = 0, step: int = 0, tensorboard: bool = False) -> None:
         self.path = folder / "log.jsonl"
-        self._file = self.path.open("r+b" if self.path.exists() else "w+b")
+        # unbuffered: after a failed write nothing waits to be written again when the file is closed
+        self._file = self.path.open("r+b" if self.path.exists() else "w+b", buffering=0)
         self._file.truncate(min(position, self._file.seek(0, 2)))
         self._file.seek(0, 2)
         self._board = _open_board(folder, step) if tensorboard else None
@@ -32,9 +33,13 @@ class RunLog:
         return self._file.tell()
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a record; it has left the process when this returns."""
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        """Append a record; it has left the process when this returns. Raises CheckpointError for a full disk."""
+        try:
+            self._file.write(json.dumps(record).encode() + b"\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write {self.path} ({error.strerror}); free some space and go on with resume={self.path.parent}"
+            ) from error
         if self._board:
             for name, value in record.items():
                 if isinstance(value, int | float) and name != "step":
