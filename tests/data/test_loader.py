@@ -186,3 +186,18 @@ def test_a_case_without_label_is_named() -> None:
 def test_no_cases_is_an_error_of_one_line() -> None:
     with pytest.raises(DataError, match="no case to train on"):
         TrainingLoader([], PLAN, make_recipe(0))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_batches_made_on_a_gpu_repeat() -> None:
+    cases = make_cases(PLAN, (18, 17, 16))
+    train = {"augment": {"preset": "nnunet", "elastic_p": 0.5, "elastic_magnitude": 1.0}}
+    first, second = (
+        take(TrainingLoader(cases, PLAN, make_recipe(workers, **train), "cuda"), 0, 6) for workers in (0, 2)
+    )
+    on_cpu = take(TrainingLoader(cases, PLAN, make_recipe(0, **train)), 0, 6)
+    for ours, again, cpu in zip(first, second, on_cpu, strict=True):
+        assert ours.image.is_cuda
+        assert torch.equal(ours.image, again.image)
+        assert (ours.label.cpu() == cpu.label).float().mean() > 0.99
