@@ -61,11 +61,12 @@ def overlay_figure(picture: Picture, classes: Sequence[str], title: str) -> Figu
     """Return all panels of one case in a row with their legends."""
     shown = panels(picture, classes)
     height, width = next(iter(shown.values())).shape[:2]
-    side = 3.2
     keys = class_legend(picture, classes) if len(classes) > 1 else {}
     legend_rows = -(-max(len(keys), len(ERROR_LEGEND)) // 2)
-    tall = side * height / width + 0.9 + 0.2 * legend_rows
-    figure = Figure(figsize=(side * len(shown), tall), layout="constrained", dpi=150)
+    side, above, below = 3.2, 0.75, 0.4 + 0.18 * legend_rows  # inches
+    tall = above + side * height / width + below
+    figure = Figure(figsize=(side * len(shown), tall), dpi=150)
+    figure.subplots_adjust(0.01, below / tall, 0.99, 1 - above / tall, wspace=0.03)
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
     for axis, (name, pixels) in zip(axes, shown.items(), strict=True):
         axis.imshow(pixels, interpolation="nearest")
