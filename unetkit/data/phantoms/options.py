@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from unetkit.errors import RecipeError, nearest
 from unetkit.recipe.faults import explain_faults
-from unetkit.recipe.schema import Fraction, NonNegative, PositiveFloat, Section
+from unetkit.recipe.schema import Fraction, NonNegative, PositiveFloat
 
 Side = Annotated[int, Field(ge=24, le=1024)]
 
 
-class Render(Section):
+class Render(BaseModel):
     """How a map of tissues becomes an image; shared by all generators."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     seed: Annotated[int, Field(ge=0)] = Field(0, description="the same seed gives the same cases on any machine")
     contrast: Literal["fixed", "random"] = Field(
         "fixed", description="fixed: each tissue keeps its grey (easy); random: drawn anew for each case (hard)"
@@ -37,7 +38,7 @@ class Render(Section):
         return 16, 6
 
 
-class Flat(Render):
+class Flat(BaseModel):
     """A picture of two dimensions."""
 
     size: tuple[Side, Side] = Field((256, 256), description="height and width in pixels")
@@ -49,20 +50,20 @@ class Flat(Render):
         return 48, 16
 
 
-class Organs(Section):
+class Organs(BaseModel):
     """What may vary in a torso besides its form."""
 
     missing: Fraction = Field(0.15, description="share of the cases without a gallbladder")
     lesion: bool = Field(False, description="a lesion inside the liver, as a class of its own")
 
 
-class Torso2d(Flat, Organs):
+class Torso2d(Flat, Organs, Render):
     """A slice through the abdomen."""
 
     family: Literal["torso"] = Field("torso", description="torso, cells or vessels")
 
 
-class Cells(Flat):
+class Cells(Flat, Render):
     """Cells under a microscope, some of which touch."""
 
     family: Literal["cells"] = Field("cells", description="torso, cells or vessels")
@@ -73,13 +74,13 @@ class Cells(Flat):
     photons: PositiveFloat = Field(200.0, description="photons of a fully bright pixel (Poisson noise)")
 
 
-class Vessels(Flat):
+class Vessels(Flat, Render):
     """Trees of vessels in a round field of view."""
 
     family: Literal["vessels"] = Field("vessels", description="torso, cells or vessels")
 
 
-class Solid(Render):
+class Solid(BaseModel):
     """An image of three dimensions that may be cut into thick slices."""
 
     thick_slices: Annotated[int, Field(ge=1, le=8)] = Field(
@@ -87,7 +88,7 @@ class Solid(Render):
     )
 
 
-class Torso3d(Solid, Organs):
+class Torso3d(Solid, Organs, Render):
     """A torso as a volume."""
 
     size: tuple[Side, Side, Side] = Field(
@@ -127,7 +128,7 @@ class Shapes(Render):
         return self.size or ((256, 256), (96, 96, 96))[self.dims - 2]
 
 
-class Brain(Solid):
+class Brain(Solid, Render):
     """Warped copies of one averaged brain."""
 
     warp: Annotated[float, Field(ge=0.0, le=10.0)] = Field(
@@ -135,7 +136,7 @@ class Brain(Solid):
     )
 
 
-_FAMILIES: dict[str, type[Flat]] = {"torso": Torso2d, "cells": Cells, "vessels": Vessels}
+_FAMILIES: dict[str, type[Render]] = {"torso": Torso2d, "cells": Cells, "vessels": Vessels}
 _SCHEMAS: dict[str, type[Render]] = {"phantom3d": Torso3d, "shapes": Shapes, "brain3d": Brain}
 GENERATORS = ("phantom2d", *_SCHEMAS)
 

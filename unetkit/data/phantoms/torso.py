@@ -33,7 +33,7 @@ AIR, FAT, MUSCLE, BONE, LUNG, BOWEL, FAT_WITHIN = 0, 10, 11, 12, 13, 14, 15
 _FIELD_MM = (288.0, 288.0, 360.0)
 
 # The table below leaves a margin around the body; this takes most of it away.
-_ZOOM = 0.92
+_ZOOM = 0.95
 
 # Greys of the fixed contrast, modelled on a CT with contrast agent in a soft-tissue window. Tissues that touch are
 # further apart than the smallest distance and the jitter need.
