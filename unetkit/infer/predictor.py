@@ -33,6 +33,9 @@ from unetkit.recipe import InferSection, Recipe, explain_faults
 
 Result = TypeVar("Result")
 
+_CPU_PAIR = 2
+"""torch computes fp32 3D convolutions of a single small window without oneDNN, up to four times slower than of two."""
+
 
 class Predictor:
     """A trained network with all that is needed to use it.
@@ -124,9 +127,13 @@ class Predictor:
         return sliding_window(self.network, image, self.plan.patch_size, self.plan.labels.num_outputs, settings)
 
     def _batch_for(self, dims: int) -> int:
-        """Slices of a volume go in batches of the size that training had room for."""
-        batch = self.settings.window_batch
-        return batch if dims == self.plan.dims else max(batch, self.plan.batch_size)
+        """Return windows per forward pass over images of so many axes: as asked, or more where that is free."""
+        least = 1
+        if dims != self.plan.dims:
+            least = self.plan.batch_size  # slices: training had room for as many
+        elif dims == 3 and self.compute == Compute(torch.device("cpu")):
+            least = _CPU_PAIR
+        return max(self.settings.window_batch, least)
 
     def decide(self, logits: Tensor, prepared: Prepared) -> np.ndarray:
         """Return what `encoded` does for logits [K, *P] that are there already."""
