@@ -10,12 +10,13 @@ from PIL import Image
 from unetkit.checkpoint import Checkpoint, save_checkpoint, versions
 from unetkit.data.datasets import open_dataset
 from unetkit.errors import DataError, RecipeError
-from unetkit.evaluation import cases_of_run, evaluate_cases, evaluate_run
+from unetkit.evaluation import cases_of_run, evaluate_cases, evaluate_folders, evaluate_run
+from unetkit.infer.folder import predict_cases
 from unetkit.infer.network import build_network
 from unetkit.infer.predictor import load
 from unetkit.metrics import dice
 from unetkit.plan.plan import Normalization, Plan
-from unetkit.recipe.schema import Recipe
+from unetkit.recipe.schema import DataSection, EvaluateSection, Recipe
 from unetkit.types import Labels
 
 PLAN = Plan(
@@ -67,6 +68,17 @@ def test_scores_are_those_of_the_predictor(run, data):
     assert scored.rows["c4"]["disc"]["dice"] == dice(predicted == 1, truth)
     assert scored.about["model"] == "unet"
     assert scored.pictures["best"].picture.image.shape == (40, 36)
+
+
+def test_predicted_files_score_as_the_run_does(run, data, tmp_path):
+    """Files hold the values of the training labels (255 here), so that both ways mean the same classes."""
+    predict_cases(load(run, device="cpu"), cases_of_run(run, "test", {}), tmp_path / "out")
+    (tmp_path / "truth").mkdir()
+    for name in ("c3.png", "c4.png"):
+        (tmp_path / "truth" / name).write_bytes((data / "masks" / name).read_bytes())
+    section, rules = DataSection(classes={"disc": 255}), EvaluateSection()
+    scored = evaluate_folders(tmp_path / "out", tmp_path / "truth", data=section, rules=rules)
+    assert scored.rows == evaluate_run(run, "test", {}, device="cpu").rows
 
 
 def test_a_case_that_fails_is_named_and_the_others_go_on(run, data):

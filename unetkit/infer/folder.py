@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from unetkit.data.formats.files import replacing, stem_of, suffix_of
+from unetkit.data.labels import decode
 from unetkit.data.layouts.found import image_files
 from unetkit.data.preprocess import Prepared, preprocess
 from unetkit.data.volumes import is_known, known_suffixes, read_images, write_volume
 from unetkit.errors import DataError, UnetkitError
 from unetkit.infer.inputs import check_image
-from unetkit.infer.postprocess import paint
 from unetkit.infer.predictor import Predictor
 from unetkit.types import Case, Volume
 
@@ -63,8 +63,9 @@ def predict_files(
 ) -> dict[str, Any]:
     """Predict a file, or every image of a folder (or of its imagesTs or images), into the folder `output`.
 
-    Files that nnU-Net would name case_0000, case_0001, ... are the channels of one case. Label maps keep the image's
-    format where it can hold them unchanged. For a single file `output` may be a file too. See `predict_cases`.
+    Files that nnU-Net would name case_0000, case_0001, ... are the channels of one case. Label maps hold the values
+    that stood in the training labels, and keep the image's format where it can hold them unchanged. For a single
+    file `output` may be a file too. See `predict_cases`.
     Raises DataError if there is nothing to predict or the output cannot be written, before any work is done.
     """
     input, output = Path(input), Path(output)
@@ -209,7 +210,8 @@ class _Line:
         try:
             volume, prepared = read.result()
             logits = self.predictor.logits(prepared)
-            label = replace(volume, data=paint(self.predictor.decide(logits, prepared))[None])
+            values = decode(self.predictor.decide(logits, prepared), self.predictor.plan.labels)
+            label = replace(volume, data=values[None])
             chances = self.predictor.chances(logits, prepared) if self.probabilities else None
         except (UnetkitError, MemoryError) as error:
             self._fail(job, error)
