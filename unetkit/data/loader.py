@@ -7,12 +7,15 @@ processes that are handed step numbers. For a GPU they only cut patches; the bat
 import math
 import os
 import re
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,7 +125,7 @@ class TrainingLoader:
         Raises DataError, naming the case, if a case cannot be used, or a worker fails or dies.
         """
         places = torch.full((max(self.workers, 1), 3), -1).share_memory_()
-        source = iter(
+        source = _started(
             DataLoader(
                 _Steps(self, places),
                 batch_size=None,
@@ -212,6 +215,19 @@ class _Steps(Dataset):
         start, size, margin = source_box(draw, patch.start, rule.patch_size)
         image, label = cut(prepared, patch, start, size)
         return Sample(torch.from_numpy(image), torch.from_numpy(label), draw, margin, self.ids[patch.case])
+
+
+def _started(loader: DataLoader) -> Iterator[Any]:
+    """Start the workers, and let the death of one wait for the next batch.
+
+    torch has a signal handler raise it wherever the main thread happens to be, the middle of a step included.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    handler = signal.getsignal(signal.SIGCHLD)
+    source = iter(loader)
+    signal.signal(signal.SIGCHLD, handler)
+    return source
 
 
 def left_right_axis(case: Prepared, plan: Plan) -> int | None:
