@@ -166,14 +166,14 @@ class Faulty(Sequence):
 
 
 @pytest.mark.parametrize(
-    ("end_process", "message"),
+    ("workers", "end_process", "message"),
     [
-        (False, r"case 'case1' could not be prepared \(OSError: stale file handle\).*train.workers=0"),
-        (True, r"a loader process died at case 'case1'.*use fewer workers than train.workers="),
+        (2, False, r"case 'case1' could not be prepared \(OSError: stale file handle\).*train.workers=0"),
+        (1, True, r"a loader process died at case 'case1'.*use fewer workers than train.workers="),
     ],
 )
-def test_a_failing_worker_names_the_case_and_the_remedy(end_process: bool, message: str) -> None:
-    loader = TrainingLoader(Faulty(make_cases(PLAN, (18, 17, 16)), end_process), PLAN, make_recipe(2))
+def test_a_failing_worker_names_the_case_and_the_remedy(workers: int, end_process: bool, message: str) -> None:
+    loader = TrainingLoader(Faulty(make_cases(PLAN, (18, 17, 16)), end_process), PLAN, make_recipe(workers))
     start = next(step for step in count() if all(loader.sampler.choose(step, index)[0] != 1 for index in range(2)))
     source = loader.batches(start)
     next(source)
