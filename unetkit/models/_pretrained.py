@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except FileNotFoundError:
         raise ModelError(f"weights {path}: there is no such file") from None
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, BadZipFile, SafetensorError) as error:
         raise ModelError(f"weights {path}: cannot be read ({_first_line(error)}); fetch the file again") from error
 
 

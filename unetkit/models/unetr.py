@@ -24,8 +24,8 @@ PROJECTIONS = ("perceptron", "conv")
         params_at={3: (1, 14, (96, 96, 96))},
         needs=("monai",),
         notes=(
-            "MONAI's network. Dead parameters: the norm_cross_attn of each transformer block (18432 in all) is part of "
-            "the count and gets no gradient. Position embeddings are learned for the built patch size."
+            "MONAI's network. The norm_cross_attn of each transformer block is unused: 18432 parameters in all that "
+            "count but get no gradient. Position embeddings are learned for the built patch size."
         ),
     )
 )
