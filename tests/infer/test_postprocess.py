@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from unetkit.infer.postprocess import keep_largest, paint
+from unetkit.infer.postprocess import keep_largest
 
 
 def test_keeps_the_largest_of_each_class():
@@ -29,8 +29,3 @@ def test_each_region_by_itself_and_nothing_from_nothing():
     regions = np.array([[[1, 1, 0, 1]], [[0, 1, 0, 1]]], np.uint8)
     assert keep_largest(regions).tolist() == [[[1, 1, 0, 0]], [[0, 1, 0, 0]]]
     assert not keep_largest(np.zeros((1, 3, 3, 3), np.uint8)).any()
-
-
-def test_later_regions_cover_earlier_ones():
-    assert paint(np.array([[[1, 1, 0]], [[0, 1, 1]]], np.uint8)).tolist() == [[1, 2, 2]]
-    assert paint(np.array([[[0, 3]]], np.uint8)).tolist() == [[0, 3]]

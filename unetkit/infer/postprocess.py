@@ -17,16 +17,6 @@ def keep_largest(labels: np.ndarray) -> np.ndarray:
     return out
 
 
-def paint(labels: np.ndarray) -> np.ndarray:
-    """Turn encoded labels [L, *S] into one map [*S] of class indices; a later region covers an earlier one."""
-    if len(labels) == 1:
-        return labels[0]
-    out = np.zeros(labels.shape[1:], np.uint8)
-    for index, region in enumerate(labels, start=1):
-        out[region == 1] = index
-    return out
-
-
 def _largest(mask: np.ndarray) -> np.ndarray:
     components, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
     if count < 2:

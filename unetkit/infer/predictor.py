@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from unetkit.blocks.inference import INSTANCE_NORMS, optimise_for_inference
 from unetkit.checkpoint import load_checkpoint, load_weights
+from unetkit.data.labels import decode
 from unetkit.data.preprocess import (
     Prepared,
     labels_from_logits,
@@ -26,7 +27,7 @@ from unetkit.errors import RecipeError
 from unetkit.infer.device import Compute, check_torch, pick_compute, pick_device
 from unetkit.infer.inputs import Image, image_dims, open_image
 from unetkit.infer.network import build_network
-from unetkit.infer.postprocess import keep_largest, paint
+from unetkit.infer.postprocess import keep_largest
 from unetkit.infer.sliding import WindowSettings, sliding_window
 from unetkit.plan.plan import Plan
 from unetkit.recipe import InferSection, Recipe, explain_faults
@@ -81,12 +82,12 @@ class Predictor:
         return image_dims(self.plan) == 3
 
     def predict(self, image: Image) -> Any:
-        """Return the label map, uint8: 0 is background, then the index of the class; later regions cover earlier ones.
+        """Return the label map with the values of the training labels, uint8 or uint16; later regions cover earlier ones.
 
         Raises DataError or ShapeError for an image that the network cannot be used on.
         """
         volume, wrap = open_image(image, self.plan)
-        return wrap(paint(self.encoded(preprocess(volume, None, self.plan))))
+        return wrap(decode(self.encoded(preprocess(volume, None, self.plan)), self.plan.labels))
 
     def probabilities(self, image: Image) -> Any:
         """Return the probability of each output, float32 [K, *S]: background and classes, or one per region.
