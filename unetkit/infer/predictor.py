@@ -82,7 +82,7 @@ class Predictor:
         return image_dims(self.plan) == 3
 
     def predict(self, image: Image) -> Any:
-        """Return the label map with the values of the training labels, uint8 or uint16; later regions cover earlier ones.
+        """Return the label map in the values of the training labels (uint8 or uint16); later regions cover earlier.
 
         Raises DataError or ShapeError for an image that the network cannot be used on.
         """
