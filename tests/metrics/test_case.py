@@ -138,6 +138,6 @@ def test_description_names_what_was_chosen():
     assert set(METRICS) <= set(said)
     assert "area elements" in said["hd95"]
     assert "both directions together" in said["hd95"]
-    assert "at 3 voxels" in said["nsd"]
+    assert "at most 3 voxels" in said["nsd"]
     assert said["unit"] == "voxels"
     assert "diagonal" in said["empty"]

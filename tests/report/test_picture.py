@@ -5,6 +5,7 @@ import pytest
 
 from unetkit.errors import ShapeError
 from unetkit.report import overlay, paint_classes, take_picture
+from unetkit.report.figures import panels
 from unetkit.report.overlay import CLASS_COLOURS, ERROR_LEGEND, square_pixels
 from unetkit.types import IGNORE, Volume
 
@@ -105,6 +106,16 @@ def test_classes_have_their_colours():
     painted = paint_classes(np.zeros((12, 12), np.uint8), encoded)
     assert painted[2, 5].tolist() == list(CLASS_COLOURS[2])
     assert painted[5, 5].tolist() == np.round(0.5 * np.array(CLASS_COLOURS[2])).astype(int).tolist()
+
+
+def test_panels_are_those_that_say_something():
+    image = Volume(np.arange(20, dtype=np.uint8).reshape(1, 4, 5), (1.0, 1.0))
+    black = Volume(np.zeros((1, 4, 5), np.uint8), (1.0, 1.0))
+    mark = label((4, 5), (1, 2))
+    assert list(panels(take_picture(image, mark, mark), ["a"])) == ["image", "agreement and errors"]
+    assert list(panels(take_picture(black, mark, mark), ["a"])) == ["agreement and errors"]
+    several = panels(take_picture(image, mark, mark), ["a", "b"])
+    assert list(several) == ["image", "reference", "prediction", "agreement and errors"]
 
 
 def test_sizes_that_differ_are_refused():

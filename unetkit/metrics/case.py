@@ -37,28 +37,37 @@ Box = tuple[slice, ...]
 
 
 class Rules(Protocol):
-    """What the metrics mean; a recipe's `evaluate` section is one of these.
-
-    `empty`: "skip" leaves every metric of a class undefined that the reference lacks; "one" counts a class absent
-    from both masks as perfect; "worst" as "one", and what else is undefined becomes the worst value (distances: the
-    image's diagonal); "synapse" gives Dice 1 if only the reference is empty and Dice 0 if the prediction is, with
-    HD95 0 and no other metric. Distances to an empty mask stay undefined under "skip" and "one".
-    `surface`: "voxel" or "element". `hd95`: "max" or "pooled". `tolerance_mm`: of the surface Dice.
-    `spacing`: "file" or "unit". `distances`: False measures overlap only.
-    """
+    """What the metrics mean; a recipe's `evaluate` section is one of these."""
 
     @property
-    def empty(self) -> str: ...
+    def empty(self) -> str:
+        """What a class counts that a mask lacks.
+
+        "skip" leaves every metric of a class undefined that the reference lacks; "one" counts a class absent from
+        both masks as perfect; "worst" as "one", and what else is undefined becomes the worst value (distances: the
+        image's diagonal); "synapse" gives Dice 1 if only the reference is empty and Dice 0 if the prediction is,
+        with HD95 0 and no other metric. Distances to an empty mask stay undefined under "skip" and "one".
+        """
+
     @property
-    def surface(self) -> str: ...
+    def surface(self) -> str:
+        """Surface definition, "voxel" or "element"."""
+
     @property
-    def hd95(self) -> str: ...
+    def hd95(self) -> str:
+        """How both directions are joined, "max" or "pooled"."""
+
     @property
-    def tolerance_mm(self) -> float: ...
+    def tolerance_mm(self) -> float:
+        """Tolerance of the surface Dice."""
+
     @property
-    def spacing(self) -> str: ...
+    def spacing(self) -> str:
+        """Distances by the spacing of the "file", or in voxels ("unit")."""
+
     @property
-    def distances(self) -> bool: ...
+    def distances(self) -> bool:
+        """Whether distances are measured at all."""
 
 
 def evaluate_case(
@@ -189,7 +198,7 @@ def describe(rules: Rules, *, unit: str = "mm") -> dict[str, str]:
         said |= {
             "hd95": f"Hausdorff distance, {ninety_five}, between {surface}",
             "assd": f"average symmetric surface distance, the mean over {surface} of both masks together",
-            "nsd": f"surface Dice at {rules.tolerance_mm:g} {unit}, the share of {surface} that near to the other",
+            "nsd": f"surface Dice: share of {surface} at most {rules.tolerance_mm:g} {unit} from the other surface",
             "unit": unit,
         }
     return said | {"empty": EMPTY_SENTENCES[rules.empty]}

@@ -32,10 +32,13 @@ _PNG_LEVEL = 4
 
 
 def panels(picture: Picture, classes: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the pictures that tell one case, title to uint8 [H, W, 3]; class maps only where there are several."""
+    """Return the pictures that tell one case, title to uint8 [H, W, 3].
+
+    Class maps are drawn only where there are several classes, the image only if there is one and not just black.
+    """
     big = square_pixels(picture)
     plain = big.image if big.image.ndim == 3 else np.repeat(big.image[..., None], 3, axis=-1)
-    shown = {"image": plain}
+    shown = {"image": plain} if plain.any() else {}
     if len(classes) > 1:
         shown |= {"reference": paint_classes(big.image, big.ref), "prediction": paint_classes(big.image, big.pred)}
     return shown | {"agreement and errors": overlay(big.image, big.pred, big.ref)}
