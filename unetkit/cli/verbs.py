@@ -139,4 +139,5 @@ def run_evaluate(words: list[str]) -> Outcome:
         )
     written = write_evaluation(evaluation, Path(args.output)) if args.output else None
     where = f"\nwritten to {written}" if written else ""
-    return {**evaluation.to_json(), "output": str(written) if written else None}, evaluation.table() + where
+    document = {**evaluation.to_json(), "output": str(written) if written else None}
+    return {**document, "exit_code": 2 if evaluation.failures else 0}, evaluation.table() + where

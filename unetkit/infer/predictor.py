@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from unetkit.blocks.inference import INSTANCE_NORMS, optimise_for_inference
+from unetkit.blocks.inference import InstanceNorm, optimise_for_inference
 from unetkit.checkpoint import load_checkpoint, load_weights
 from unetkit.data.labels import decode
 from unetkit.data.preprocess import (
@@ -175,7 +175,7 @@ def _ready(network: nn.Module, compute: Compute, dims: int) -> nn.Module:
 
 def _copies_to_contiguous(network: nn.Module) -> bool:
     """Instance norm brings its input back to the contiguous layout, so that channels_last costs two copies a layer."""
-    return any(isinstance(m, INSTANCE_NORMS) for m in network.modules())
+    return any(isinstance(m, InstanceNorm) for m in network.modules())
 
 
 def _spilling(function: Callable[[Tensor], Result], logits: Tensor) -> Result:
