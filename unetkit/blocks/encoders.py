@@ -5,7 +5,6 @@ from math import log2
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import Tensor, nn
 
 from unetkit.blocks.unet import check_divides
@@ -73,7 +72,9 @@ def encoder_for(
 
 def _create(name: str, in_channels: int, pretrained: bool, weights: str | None) -> Any:
     """Build the timm network; every failure becomes one line."""
-    if name not in timm.list_models() and name.partition(".")[0] not in timm.list_models():
+    import timm  # slow to import, and only needed where an encoder is asked for
+
+    if name.partition(".")[0] not in timm.list_models():
         raise ModelError(f"timm has no network '{name}'{nearest(name, timm.list_models())}; see timm.list_models()")
     options: dict[str, Any] = {"features_only": True, "in_chans": in_channels, "pretrained": pretrained}
     if weights:

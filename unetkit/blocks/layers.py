@@ -56,7 +56,7 @@ UPS = ("transposed", "nearest_conv", "nearest", "linear", "linear_aligned")
 class Layers:
     """Makes the layers of one network: chosen once, first argument of every block; never changed afterwards.
 
-    `dims` is 2 or 3. `norm`: "batch", "instance", "group" (8 groups, or 1 where there are fewer channels) or "none".
+    `dims` is 2 or 3. `norm`: "batch", "instance", "group" (8 groups, or 1 where 8 does not divide) or "none".
     `act`: a name of torch in lower case, or "none". `dropout` is the probability that an element is dropped after
     an activation. `bias`: convolutions that a norm follows have one too. `up`: how decoders enlarge maps, one of
     UPS or a function (layers, in_channels, channels, stride) -> module. `padded`: convolutions keep the size;
@@ -107,7 +107,7 @@ class Layers:
             return nn.Identity()
         if name == "group":
             groups = options.get("groups", 8)
-            return nn.GroupNorm(groups if channels >= groups else 1, channels)
+            return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
         return _NORM[name][self.dims](channels, **options)
 
     def act(self) -> nn.Module:

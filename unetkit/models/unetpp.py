@@ -5,7 +5,7 @@ level and the enlarged X(i + 1, j - 1). The last diagonal, i + j = depth, ends i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -184,6 +184,7 @@ def unetpp(
     widths: Sequence[int] | None = None,
     depth: int | None = None,
     dropout: float | None = None,
+    average: bool = False,
     encoder: str | None = None,
     pretrained: bool = False,
     weights: str | None = None,
@@ -191,15 +192,20 @@ def unetpp(
 ) -> nn.Module:
     """Build a UNet++ of `widths` channels per level, finest first, or on a timm `encoder` instead.
 
-    `depth` builds the sub-network of that many columns, the paper's L1 to L4. With deep supervision all outputs are
-    of full size, that of the last column first; on an encoder only the first is. Raises ModelError for an unknown
-    variant or options that do not go together, ShapeError if the patch does not divide by the strides.
+    `depth` builds the sub-network of that many columns, the paper's L1 to L4. `average` returns the mean of
+    all columns' heads, the paper's accurate mode, instead of the last column's. With deep supervision all outputs
+    are of full size, that of the last column first; on an encoder only the first is. Raises ModelError for an
+    unknown variant or options that do not go together, ShapeError if the patch does not divide by the strides.
     """
-    own = {"variant": variant != DEFAULT, "widths": widths, "depth": depth, "dropout": dropout}
+    own = {"variant": variant != DEFAULT, "widths": widths, "depth": depth, "dropout": dropout, "average": average}
     network = encoder_for(task, encoder, pretrained=pretrained, weights=weights, unused=own)
     if network is not None:
         return _on_encoder(task, network, deep_supervision)
     chosen = choose(VARIANTS, variant, "variant")
+    if average and deep_supervision:
+        raise ModelError("average makes one output of all heads, deep_supervision keeps them apart; drop one of them")
+    if average:
+        chosen = replace(chosen, heads={**chosen.heads, "mean": True})
     channels = tuple(widths or chosen.widths)
     if depth is not None and not 1 <= depth < len(channels):
         raise ModelError(f"depth={depth}: {len(channels)} widths allow 1 to {len(channels) - 1}")

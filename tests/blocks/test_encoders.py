@@ -1,0 +1,77 @@
+"""timm networks as encoders: maps, weights from files, refusals."""
+
+from itertools import pairwise
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from unetkit.blocks.encoders import TimmEncoder
+from unetkit.errors import ModelError, ShapeError
+from unetkit.registry import create_model
+
+SMALL = "resnet10t"
+
+
+@pytest.mark.parametrize(("name", "size"), [(SMALL, 64), ("tu-mobilenetv3_small_050", 64), ("convnext_atto", 64)])
+def test_maps_have_the_channels_and_sizes_announced(name, size):
+    encoder = TimmEncoder(name, 2).eval()
+    maps = encoder(torch.zeros(1, 2, size, size))
+    assert [m.shape[1] if m is not None else 0 for m in maps] == list(encoder.channels)
+    assert all(m.shape[2] == size >> i for i, m in enumerate(maps) if m is not None)
+
+
+@pytest.mark.parametrize("model", ["unet", "unetpp"])
+@pytest.mark.parametrize("encoder", [SMALL, "convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_networks_on_encoders(model, encoder):
+    size = (224, 224) if "224" in encoder else (64, 32)
+    network = create_model(
+        model, in_channels=2, num_classes=3, patch_size=size, encoder=encoder, deep_supervision=True
+    ).eval()
+    with torch.no_grad():
+        outputs = network(torch.randn(1, 2, *size))
+    assert outputs[0].shape == (1, 3, *size)
+    assert all(a.shape[2] >= b.shape[2] for a, b in pairwise(outputs))
+
+
+def test_weights_of_a_file_with_other_channels(tmp_path):
+    source = timm.create_model(SMALL, num_classes=10)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    weights = str(tmp_path / "w.safetensors")
+    model = create_model("unetpp", in_channels=1, patch_size=(64, 64), encoder=SMALL, weights=weights)
+    own = model.encoder.network.state_dict()
+    stem = source.state_dict()["conv1.0.weight"]
+    torch.testing.assert_close(own["conv1.0.weight"], stem.sum(1, keepdim=True))
+    torch.testing.assert_close(own["layer1.0.conv1.weight"], source.state_dict()["layer1.0.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"encoder": "resnet10"}, ModelError, r"timm has no network 'resnet10' \(did you mean 'resnet10t'\?\)"),
+        ({"encoder": SMALL, "weights": "missing.safetensors"}, ModelError, "no such .safetensors file"),
+        ({"encoder": SMALL, "weights": "w.pth"}, ModelError, "no such .safetensors file"),
+        ({"encoder": SMALL, "weights": "w", "pretrained": True}, ModelError, "contradict"),
+        ({"encoder": SMALL, "widths": [8, 16]}, ModelError, "decides what widths would set"),
+        ({"pretrained": True}, ModelError, "give encoder=NAME"),
+        ({"encoder": SMALL, "patch_size": (32, 48)}, ShapeError, r"next legal size is \(32, 64\)"),
+        ({"encoder": SMALL, "patch_size": (32, 32, 32)}, ModelError, "2D only"),
+        ({"encoder": "vit_tiny_patch16_224", "patch_size": (224, 224)}, ModelError, "halve from one to the next"),
+    ],
+)
+def test_refusals(options, error, message):
+    with pytest.raises(error, match=message) as caught:
+        create_model("unetpp", **{"patch_size": (64, 64), **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch):
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", _offline)
+    with pytest.raises(ModelError, match="give weights=PATH") as caught:
+        create_model("unet", patch_size=(64, 64), encoder=SMALL, pretrained=True)
+    assert "\n" not in str(caught.value)
+
+
+def _offline(*args, **options):
+    raise OSError("no connection\nand a second line")
