@@ -200,3 +200,15 @@ def test_a_full_disk_ends_in_one_line_and_leaves_the_old_checkpoint(make_job):
     assert "\n" not in str(caught.value)
     assert (job.folder / LAST).read_bytes() == before
     assert sorted(path.name for path in job.folder.iterdir()) == [LAST, "log.jsonl"]
+
+
+def test_an_operator_that_cannot_be_deterministic_is_named(make_job):
+    class Scattering(TinyNet):
+        def forward(self, image):
+            image.put_(torch.tensor([0]), image.new_zeros(1))
+            return super().forward(image)
+
+    recipe = small_recipe(deterministic=True)
+    with pytest.raises(RecipeError, match=r"train\.deterministic=true: put_ has no deterministic form.*=false"):
+        fit(make_job(recipe), build(recipe, Scattering()))
+    assert not torch.are_deterministic_algorithms_enabled()

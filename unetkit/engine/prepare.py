@@ -68,12 +68,16 @@ def training_cases(preparation: Preparation, recipe: Recipe, shown: bool) -> Seq
 
     if recipe.data.cache == "none":
         return LazyCases(preparation.split.train, load)
-    return _in_threads(load, preparation.split.train, "preprocess training cases", shown)
+    return _in_threads(load, preparation.split.train, "preprocess to train", shown)
 
 
-def validation_cases(preparation: Preparation, ids: Sequence[str], shown: bool) -> list[Reference]:
-    """Return cases with the true labels on their own grid. Raises DataError for one that cannot be used."""
+def validation_cases(preparation: Preparation, recipe: Recipe, shown: bool) -> Sequence[Reference]:
+    """Return the cases of validations within the training, true labels on their own grid; cached as those that train.
+
+    Raises DataError for a case that cannot be used.
+    """
     dataset, plan = preparation.dataset, preparation.plan
+    ids = preparation.split.val[: recipe.train.validation_cases]
 
     def load(case_id: str) -> Reference:
         image, label = read_case(dataset.case(case_id), plan.labels)
@@ -81,7 +85,22 @@ def validation_cases(preparation: Preparation, ids: Sequence[str], shown: bool) 
             raise DataError(f"case {case_id}: has no label to validate with; add one, or leave the case out")
         return Reference(preprocess(image, None, plan, case_id=case_id), label.data)
 
-    return _in_threads(load, ids, "preprocess validation cases", shown)
+    return (
+        _ReadAnew(ids, load) if recipe.data.cache == "none" else _in_threads(load, ids, "preprocess to validate", shown)
+    )
+
+
+class _ReadAnew(Sequence[Reference]):
+    """References that are read whenever they are asked for."""
+
+    def __init__(self, ids: Sequence[str], load: Callable[[str], Reference]) -> None:
+        self.ids, self.load = ids, load
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Reference:  # type: ignore[override]
+        return self.load(self.ids[index])
 
 
 def _in_threads(load: Callable[[str], Item], ids: Sequence[str], title: str, shown: bool) -> list[Item]:

@@ -43,6 +43,7 @@ class ForwardLoss(nn.Module):
         self.network, self.loss = network, loss
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
+        """Return the loss of a batch, a scalar."""
         return self.loss(self.network(image), label)
 
 

@@ -38,7 +38,7 @@ def train(
     """Train by a recipe (or the name of one), validate on whole cases with the chosen checkpoint, and report.
 
     `resume` goes on with a run where its last checkpoint was, by the run's own recipe; then no recipe is given.
-    `origins` says of each key where its value is from, `source` names the recipe; the run's files show both.
+    `origins` says of each key where its value is from, `source` names the recipe in the run's name.
     `progress` draws bars on stderr, or prints a line an epoch where that is piped.
 
     Raises a UnetkitError with one line for whatever the recipe, the data or the machine do not allow, and
@@ -57,10 +57,10 @@ def train(
 
 
 def _train(task: Task, shown: bool) -> None:
-    recipe, plan, split = task.recipe, task.preparation.plan, task.preparation.split
+    recipe, plan = task.recipe, task.preparation.plan
     cases = training_cases(task.preparation, recipe, shown)
     loader = TrainingLoader(cases, plan, recipe, task.device)
-    held_out = validation_cases(task.preparation, split.val[: recipe.train.validation_cases], shown)
+    held_out = validation_cases(task.preparation, recipe, shown)
     with explained("building the network", plan, recipe.train.precision):
         stepper = Stepper(_network(task), build_loss(recipe.train.loss, plan.labels), recipe.train, task.device)
     validate = Validation(held_out, plan, recipe, task.device)

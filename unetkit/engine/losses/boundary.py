@@ -19,6 +19,7 @@ class Boundary(nn.Module):
     """
 
     def forward(self, seen: Comparison) -> Tensor:
+        """Return the loss of a batch, a scalar."""
         p, g = foreground(seen, background=False)
         masks = g.detach().bool().cpu().numpy()
         maps = np.stack([[signed_distance(mask) for mask in sample] for sample in masks])

@@ -56,6 +56,7 @@ class SegmentationLoss(nn.Module):
         self.register_buffer("progress", torch.zeros(()), persistent=False)
 
     def forward(self, output: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
+        """Return the loss of a batch, a scalar in fp32 (fp64 for logits in fp64)."""
         outputs = [output] if isinstance(output, Tensor) else list(output)
         shares = supervision_weights(len(outputs))
         # the sums below must not be done in bf16 or fp16

@@ -23,6 +23,7 @@ class SoftDice(nn.Module):
         self.smooth, self.batch, self.background, self.squared = smooth, batch, background, squared
 
     def forward(self, seen: Comparison) -> Tensor:
+        """Return the loss of a batch, a scalar."""
         p, g = foreground(seen, self.background)
         power = 2 if self.squared else 1
         axes = _axes(p, self.batch)
@@ -42,6 +43,7 @@ class Tversky(nn.Module):
         self.alpha, self.beta, self.smooth, self.batch, self.background = alpha, beta, smooth, batch, background
 
     def forward(self, seen: Comparison) -> Tensor:
+        """Return the loss of a batch, a scalar."""
         p, g = foreground(seen, self.background)
         axes = _axes(p, self.batch)
         hit = (p * g).sum(axes)

@@ -26,6 +26,7 @@ class CrossEntropy(nn.Module):
         self.register_buffer("weights", None if weights is None else torch.tensor(list(weights)), persistent=False)
 
     def forward(self, seen: Comparison) -> Tensor:
+        """Return the loss of a batch, a scalar."""
         cost, weight = -seen.log_likelihood, self._weight(seen)
         if self.gamma:
             # -expm1(-cost) is 1 - p, exact for p near 1; the floor keeps the power's slope finite there
