@@ -72,6 +72,11 @@ def test_other_sizes_than_the_built_one(size: tuple[int, ...]) -> None:
         assert model(torch.randn(1, 2, *size)).shape == (1, 2, *size)
 
 
+def test_pretrained_weights_are_2d() -> None:
+    with pytest.raises(ModelError, match=r"pretrained weights are 2D, patch_size \(32, 32, 32\)"):
+        create_model("swin_unet", patch_size=(32, 32, 32), pretrained=True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -134,11 +134,11 @@ def load_swin(model: SwinUnet, state: dict[str, Tensor]) -> int:
     ModelInfo(
         title="Swin-Unet",
         family="transformer",
-        year=2021,
+        year=2022,
         paper="2105.05537",
         dims=(2, 3),
         multiple=32,
-        source=("github:HuCaoFighting/Swin-Unet", "f48f623e226e25b6e395c37207915c50aaa9c776", "none"),
+        source=("github:HuCaoFighting/Swin-Unet", "f48f623", "none stated"),
         params={2: 27168900},
         params_at={2: (3, 9, (224, 224))},
         notes=(
@@ -167,6 +167,8 @@ def swin_unet(
     or Swin; `pretrained` takes Swin-T from timm. Raises ModelError if the options contradict each other.
     """
     _check_options(task, embed_dim, depths, heads, drop_path)
+    if pretrained and task.dims != 2:
+        raise ModelError(f"swin_unet: pretrained weights are 2D, patch_size {task.patch_size} asks for {task.dims}D")
     rates = [drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
     levels = []
     for i, (depth, count) in enumerate(zip(depths, heads, strict=True)):

@@ -156,7 +156,7 @@ class TransUNet(nn.Module):
         multiple=16,
         min_size=32,
         fixed=True,
-        source=("github:Beckschen/TransUNet", "02ef0010b36eb8328b5e689eadaf613602edf9b8", "Apache-2.0"),
+        source=("github:Beckschen/TransUNet", "02ef001", "Apache-2.0"),
         params={2: 105277081},
         params_at={2: (3, 9, (224, 224))},
         notes=(

@@ -14,7 +14,7 @@ PROJECTIONS = ("perceptron", "conv")
     ModelInfo(
         title="UNETR",
         family="transformer",
-        year=2021,
+        year=2022,
         paper="2103.10504",
         dims=(2, 3),
         multiple=16,
