@@ -136,6 +136,17 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, name, write):
     assert not (tmp_path / "sprung").exists()
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
+    path, first = tmp_path / "last.safetensors", b""
+    for filling in range(0, 2048, 8):  # headers are padded to multiples of 8 bytes
+        save_checkpoint(path, checkpoint(state={"filling": "x" * filling}))
+        first = path.read_bytes()[:1]
+        if first == b"\x80":
+            break
+    assert first == b"\x80"
+    assert load_checkpoint(path).state["filling"] == "x" * filling
+
+
 def test_other_safetensors_files_and_later_formats_are_named(tmp_path):
     from safetensors.torch import save_file
 

@@ -215,12 +215,13 @@ def _refuse_foreign(path: Path) -> None:
     """Judge by content, not by name, and without unpickling anything."""
     try:
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(9)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     if not start:
         raise CheckpointError(f"{path}: the file is empty; use another checkpoint of the run")
-    if start.startswith(_PICKLES):
+    # safetensors begins with the length of its header, whose low byte may be a pickle's 0x80, and then a brace
+    if start.startswith(_PICKLES) and start[8:] != b"{":
         raise CheckpointError(
             f"{path}: this is a pickle (.pt, .pth), which can run code when loaded, so it was not opened; "
             "give a .safetensors checkpoint of unetkit"

@@ -59,11 +59,11 @@ class TrainResult:
 
 
 def conclude(task: Task, seconds: float, shown: bool) -> TrainResult:
-    """Validate a trained run on all its validation cases, write metrics and report, and return what came out.
+    """Score a trained run on whole cases it did not train on, write metrics and report, and return what came out.
 
     Raises DataError if no case can be evaluated or the report cannot be written.
     """
-    run, ids = task.folder.path, task.preparation.split.val
+    run, (side, ids) = task.folder.path, judged_on(task)
     if not ids:
         return TrainResult(run, None, None, None, {}, seconds)
     predictor = Predictor.from_checkpoint(find_checkpoint(run), str(task.device))
@@ -73,7 +73,7 @@ def conclude(task: Task, seconds: float, shown: bool) -> TrainResult:
         ids,
         task.recipe,
         progress=case_bar("validate", shown),
-        about={"title": run.name, "split": "val", "run": str(run)},
+        about={"title": run.name, "split": side, "run": str(run)},
     )
     report = write_evaluation(evaluation, run, _report(task, evaluation, seconds))
     drawn = (run / "pictures" / f"overlay_{role}.png" for role in _OVERLAYS)
@@ -81,6 +81,17 @@ def conclude(task: Task, seconds: float, shown: bool) -> TrainResult:
     return TrainResult(
         run, report, next((p for p in drawn if p.is_file()), None), scores["dice"], scores["per_class"], seconds
     )
+
+
+def judged_on(task: Task) -> tuple[str, tuple[str, ...]]:
+    """Return the split that a run is judged on and its cases: validation, or the test cases where there is none.
+
+    The test cases serve only if no choice was left to make, that is if the last checkpoint is taken in any case.
+    """
+    split = task.preparation.split
+    if not split.val and task.recipe.train.select == "last":
+        return "test", split.test
+    return "val", split.val
 
 
 def _report(task: Task, evaluation: Evaluation, seconds: float) -> ReportData:

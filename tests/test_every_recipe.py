@@ -1,0 +1,47 @@
+"""Every recipe that comes with unetkit trains two steps on generated data, through the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unetkit.cli import main
+from unetkit.recipe import list_recipes, resolve
+from unetkit.registry import model_info
+
+SIDE = 32
+
+
+def small(name: str) -> list[str]:
+    """The words that make a recipe small: the smallest legal patch, two steps, generated data."""
+    recipe = resolve(recipe=name).recipe
+    sizes = [s for s in (recipe.data.patch_size, recipe.data.resize) if s]
+    dims = len(sizes[0]) if sizes else max(model_info(recipe.model.name).dims)
+    legal = list(model_info(recipe.model.name).legal_size((SIDE,) * dims))
+    keys = [f"data.{key}={legal}" for key in ("patch_size", "resize") if getattr(recipe.data, key)]
+    return [
+        *keys,
+        f"data.dataset=phantom{dims}d",
+        f"data.generator={{size: {[64] * dims}}}",
+        "data.cases=3",
+        "train.epochs=1",
+        "train.steps_per_epoch=2",
+        "train.batch_size=2",
+        "train.workers=0",
+    ]
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_recipe_trains(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # generated data are kept below the user's home
+    code = main(["train", f"recipe={name}", *small(name), f"output={tmp_path / 'runs'}", "--json"])
+    streams = capsys.readouterr()
+    assert code == 0, streams.err
+    result = json.loads(streams.out.strip().splitlines()[-1])
+    assert 0 <= result["dice"] <= 1
+    assert Path(result["report"]).is_file()
+    assert Path(result["overlay"]).is_file()
+    steps = [json.loads(line)["step"] for line in (Path(result["run"]) / "log.jsonl").read_text().splitlines()]
+    assert max(steps) == 2
