@@ -71,6 +71,7 @@ class SwinUnet(nn.Module):
 
     def __init__(self, layers: Layers, stem_channels: int, num_classes: int, levels: Sequence[Level]) -> None:
         super().__init__()
+        self.stem_channels = stem_channels
         dims, widths = layers.dims, [level.channels for level in levels]
         self.patch_embed = PatchEmbed(layers, stem_channels, widths[0], PATCH)
         *above, lowest = levels
@@ -89,7 +90,7 @@ class SwinUnet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, C, *S] to logits [B, K, *S]."""
-        x = self.patch_embed(x.expand(-1, self.patch_embed.proj.in_channels, *x.shape[2:]))
+        x = self.patch_embed(x.expand(-1, self.stem_channels, *x.shape[2:]))
         skips = []
         for stage in self.layers:
             skips.append(x)
