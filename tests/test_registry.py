@@ -37,7 +37,7 @@ def test_metadata_is_whole(name: str) -> None:
 
 def test_filters() -> None:
     assert "unet" in list_models(family="cnn", dims=3)
-    assert "swin_unet" not in list_models(dims=3)
+    assert "transunet" not in list_models(dims=3)
     assert list_models("swin*") == ["swin_unet", "swin_unetr"]
     assert all(min(catalog()[n].params.values()) <= 30_000_000 for n in list_models(max_params=30_000_000))
     with pytest.raises(ModelError, match="did you mean 'transformer'"):
@@ -49,8 +49,8 @@ def test_refusals_name_the_remedy() -> None:
         unetkit.create_model("swin_unnet")
     with pytest.raises(ModelError, match=r"has no option 'witdhs' .did you mean 'widths'"):
         unetkit.create_model("unet", witdhs=(8, 16))
-    with pytest.raises(ModelError, match="swin_unet is 2D only"):
-        unetkit.create_model("swin_unet", patch_size=(64, 64, 64))
+    with pytest.raises(ModelError, match="transunet is 2D only"):
+        unetkit.create_model("transunet", patch_size=(64, 64, 64))
     with pytest.raises(ShapeError, match="give 2 or 3 positive whole numbers"):
         unetkit.create_model("unet", patch_size=(64,))
 

@@ -27,7 +27,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("trian",), "there is no verb 'trian' (did you mean 'train'?)"),
         (("show", "model=unett"), "there is no model 'unett' (did you mean 'unet'?)"),
-        (("show", "dataset=phantom"), "no such data set (did you mean 'phantom2d'?)"),
+        (("show", "dataset=phantom2"), "no such data set (did you mean 'phantom2d'?)"),
         (("show", "run=nowhere"), "this is no run folder of unetkit"),
         (("list", "modles"), "choose models, recipes or datasets (did you mean 'models'?)"),
         (("list", "models", "dims=4"), "dims=4: expected one of 2, 3"),
@@ -78,7 +78,7 @@ def test_filters_of_list(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "list", "models", "family=transformer", "dims=3", "--json")
     names = [m["name"] for m in json.loads(out)["models"]]
     assert "unetr" in names
-    assert "swin_unet" not in names
+    assert "transunet" not in names
 
 
 @pytest.mark.parametrize(
