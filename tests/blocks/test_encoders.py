@@ -46,6 +46,17 @@ def test_weights_of_a_file_with_other_channels(tmp_path):
     torch.testing.assert_close(own["layer1.0.conv1.weight"], source.state_dict()["layer1.0.conv1.weight"])
 
 
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(timm.create_model("convnext_atto").state_dict(), path)
+    with pytest.raises(ModelError, match="tensors of encoder 'resnet10t' are not in it"):
+        create_model("unetpp", patch_size=(64, 64), encoder=SMALL, weights=str(path))
+    create_model("unetpp", patch_size=(64, 64), encoder="convnext_atto", weights=str(path))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be had"):
+        create_model("unetpp", patch_size=(64, 64), encoder=SMALL, weights=str(path))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

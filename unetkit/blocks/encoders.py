@@ -5,6 +5,7 @@ from math import log2
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unetkit.blocks.unet import check_divides
@@ -80,9 +81,10 @@ def _create(name: str, in_channels: int, pretrained: bool, weights: str | None) 
     if weights:
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(_weights_file(weights, pretrained))}}
     try:
-        return timm.create_model(name, **options)
+        network = timm.create_model(name, **options)
+        missed = _missed(network, weights) if weights else []
     except Exception as error:  # what fails depends on timm and its hub client: network, disk, key names
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].strip()[:120]
         if not options["pretrained"]:
             raise ModelError(
                 f"encoder '{name}' cannot be built with maps per level ({reason}); choose another"
@@ -91,6 +93,23 @@ def _create(name: str, in_channels: int, pretrained: bool, weights: str | None) 
             f"the weights of encoder '{name}' cannot be had ({reason}); "
             "give weights=PATH to a .safetensors file of that network, or pretrained=false"
         ) from error
+    if missed:
+        raise ModelError(
+            f"weights={weights}: {len(missed)} tensors of encoder '{name}' are not in it (the first is {missed[0]}); "
+            "give the file of that network"
+        )
+    return network
+
+
+def _missed(network: nn.Module, weights: str) -> list[str]:
+    """Return the convolutions that did not come from the file; timm skips, without a word, what it cannot place.
+
+    The stem is left out, as it is changed to fit the input channels. Names differ from those in the file, so
+    tensors are compared by shape and sum.
+    """
+    stored = {(tuple(t.shape), float(t.double().sum())) for t in load_file(Path(weights).expanduser()).values()}
+    kernels = [(key, p) for key, p in network.named_parameters() if p.ndim > 1][1:]
+    return [key for key, p in kernels if (tuple(p.shape), float(p.detach().double().sum())) not in stored]
 
 
 def _weights_file(weights: str, pretrained: bool) -> Path:
