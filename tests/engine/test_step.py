@@ -121,8 +121,11 @@ def test_without_a_compiler_training_goes_on_and_says_why():
 
 
 def test_switches_are_undone():
-    with library_switches(CPU, deterministic=True):
+    threads = torch.get_num_threads()
+    with library_switches(CPU, deterministic=True, threads=threads + 1):
         assert torch.are_deterministic_algorithms_enabled()
+        assert torch.get_num_threads() == threads + 1
         stepper = build(small_recipe())
         stepper([SquareLoader().batch(0)], 0, 0, 0.1)
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == threads

@@ -37,13 +37,15 @@ def lay_out(network: nn.Module, memory_format: torch.memory_format, dims: int) -
 
 
 @contextmanager
-def library_switches(device: torch.device, deterministic: bool) -> Iterator[None]:
-    """Choose cuDNN's fastest kernels for fixed shapes, or only deterministic ones; undo it afterwards."""
+def library_switches(device: torch.device, deterministic: bool, threads: int) -> Iterator[None]:
+    """Choose cuDNN's fastest kernels for fixed shapes, or only deterministic ones, and threads; undo it afterwards."""
     before = (
         torch.backends.cudnn.benchmark,
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_num_threads(),
     )
+    torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
     # Products on a single stream are deterministic already, but torch asks for a library setting that has to be made
     # before the process starts; warn_only lets those pass, and the filter below stops at every other operator.
@@ -57,3 +59,4 @@ def library_switches(device: torch.device, deterministic: bool) -> Iterator[None
     finally:
         torch.backends.cudnn.benchmark = before[0]
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])
+        torch.set_num_threads(before[3])

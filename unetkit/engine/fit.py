@@ -69,7 +69,7 @@ def fit(job: Job, stepper: Stepper) -> Progress:
     """
     with explained("preparing the network", job.plan, stepper.precision.format):
         progress = Saver(job.folder, job.recipe, job.plan).restore(stepper)
-    with library_switches(stepper.device, job.recipe.train.deterministic):
+    with library_switches(stepper.device, job.recipe.train.deterministic, progress.threads):
         return _Loop(job, stepper, progress).run()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,16 @@ class TrainResult:
         return "\n".join(f"{name:<{wide}}{value}" for name, value in rows)
 
 
-def conclude(task: Task, seconds: float, shown: bool) -> TrainResult:
+def conclude(task: Task, started: float, shown: bool) -> TrainResult:
     """Score a trained run on whole cases it did not train on, write metrics and report, and return what came out.
+
+    `started` is when the run began, by the monotonic clock.
 
     Raises DataError if no case can be evaluated or the report cannot be written.
     """
     run, (side, ids) = task.folder.path, judged_on(task)
     if not ids:
-        return TrainResult(run, None, None, None, {}, seconds)
+        return TrainResult(run, None, None, None, {}, time.monotonic() - started)
     predictor = Predictor.from_checkpoint(find_checkpoint(run), str(task.device))
     evaluation = evaluate_cases(
         predictor,
@@ -75,6 +78,7 @@ def conclude(task: Task, seconds: float, shown: bool) -> TrainResult:
         progress=case_bar("validate", shown),
         about={"title": run.name, "split": side, "run": str(run)},
     )
+    seconds = time.monotonic() - started
     report = write_evaluation(evaluation, run, _report(task, evaluation, seconds))
     drawn = (run / "pictures" / f"overlay_{role}.png" for role in _OVERLAYS)
     scores = evaluation.to_json()

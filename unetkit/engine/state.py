@@ -34,7 +34,8 @@ BEST = "best.safetensors"
 class Progress:
     """Steps and epochs done, the best validation so far, wall-clock seconds, and the running epoch's losses.
 
-    `epochs` counts those that are closed (validated and logged); `log_bytes` is the length of log.jsonl.
+    `epochs` counts those that are closed (validated and logged); `log_bytes` is the length of log.jsonl. `threads` are
+    those that compute on a CPU: how sums are split over threads shows in the last bit, so a resumed run keeps them.
     """
 
     step: int = 0
@@ -43,6 +44,7 @@ class Progress:
     best_step: int = 0
     seconds: float = 0.0
     log_bytes: int = 0
+    threads: int = field(default_factory=torch.get_num_threads)
     losses: list[float] = field(default_factory=lambda: [0.0, 0])
     """Sum and number of the losses of the epoch that is running."""
 

@@ -52,11 +52,12 @@ def train(
         resolved = resolve(recipe=recipe)
         recipe, origins, source = resolved.recipe, resolved.origins, resolved.source
     task = start_task(recipe, origins or {}, source) if recipe is not None else reopen_task(Path(str(resume)))
-    _train(task, progress)
-    return conclude(task, time.monotonic() - started, progress)
+    earlier = _train(task, progress)
+    return conclude(task, started - earlier, progress)
 
 
-def _train(task: Task, shown: bool) -> None:
+def _train(task: Task, shown: bool) -> float:
+    """Train to the end and return the seconds that earlier processes had spent on it."""
     recipe, plan = task.recipe, task.preparation.plan
     cases = training_cases(task.preparation, recipe, shown)
     loader = TrainingLoader(cases, plan, recipe, task.device)
@@ -64,7 +65,9 @@ def _train(task: Task, shown: bool) -> None:
     with explained("building the network", plan, recipe.train.precision):
         stepper = Stepper(_network(task), build_loss(recipe.train.loss, plan.labels), recipe.train, task.device)
     validate = Validation(held_out, plan, recipe, task.device)
-    fit(Job(recipe, plan, task.folder.path, loader, loader.steps_per_epoch, validate, shown), stepper)
+    started = time.monotonic()
+    done = fit(Job(recipe, plan, task.folder.path, loader, loader.steps_per_epoch, validate, shown), stepper)
+    return max(0.0, done.seconds - (time.monotonic() - started))
 
 
 def _network(task: Task) -> nn.Module:
