@@ -212,3 +212,11 @@ def test_an_operator_that_cannot_be_deterministic_is_named(make_job):
     with pytest.raises(RecipeError, match=r"train\.deterministic=true: put_ has no deterministic form.*=false"):
         fit(make_job(recipe), build(recipe, Scattering()))
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_tensorboard_gets_the_same_numbers(make_job):
+    pytest.importorskip("tensorboard", reason="the extra 'tensorboard' is not installed")
+    recipe = small_recipe(tensorboard=True)
+    job = make_job(recipe)
+    fit(job, build(recipe))
+    assert list((job.folder / "tensorboard").glob("events.*"))
