@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "unetkit"
 # Room -> the rooms it may import from; what those may use, it may use too.
 FLOORS = {
     "errors": (),
+    "progress": (),
     "topology": (),
     "types": ("errors",),
     "registry": ("types",),
@@ -20,7 +21,7 @@ FLOORS = {
     "blocks": ("types", "topology"),
     "models": ("blocks", "registry"),
     "plan.plan": ("types",),
-    "data": ("types", "recipe", "plan.plan"),
+    "data": ("types", "recipe", "plan.plan", "progress"),
     "plan": ("data", "topology", "registry"),
     "checkpoint": ("registry", "recipe", "plan"),
     "infer": ("checkpoint", "plan", "data", "blocks"),

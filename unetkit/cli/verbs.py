@@ -49,11 +49,11 @@ def run_inspect(words: list[str]) -> Outcome:
     from unetkit.recipe import resolve
 
     recipe = resolve(words).recipe
-    from unetkit.cli.progress import bar
     from unetkit.data.datasets import open_dataset
     from unetkit.data.inspect import inspect_dataset, inspection_table
+    from unetkit.progress import case_bar
 
-    found = inspect_dataset(open_dataset(recipe.data), progress=bar("reading cases"))
+    found = inspect_dataset(open_dataset(recipe.data), progress=case_bar("reading cases"))
     return {**found, "exit_code": 2 if found["problems"] else 0}, inspection_table(found)
 
 
@@ -98,13 +98,17 @@ def run_predict(words: list[str]) -> Outcome:
 
     args = read_words(words, PredictWords)
     import unetkit
-    from unetkit.cli.progress import bar
     from unetkit.engine.memory import keep_heap
     from unetkit.infer.folder import predict_cases, predict_files
+    from unetkit.progress import case_bar
 
     keep_heap()
     predictor = unetkit.load(args.run, device=args.device, **given(args.infer))
-    options = {"overwrite": args.overwrite, "probabilities": args.probabilities, "progress": bar("predicting")}
+    options: dict[str, Any] = {
+        "overwrite": args.overwrite,
+        "probabilities": args.probabilities,
+        "progress": case_bar("predicting"),
+    }
     if args.input is not None:
         summary = predict_files(predictor, Path(args.input), Path(args.output), **options)
     else:
@@ -122,10 +126,10 @@ def run_evaluate(words: list[str]) -> Outcome:
     from unetkit.cli.arguments import EvaluateWords, given, read_words
 
     args = read_words(words, EvaluateWords)
-    from unetkit.cli.progress import bar
     from unetkit.evaluation import evaluate_folders, evaluate_run, write_evaluation
+    from unetkit.progress import case_bar
 
-    progress = bar("scoring")
+    progress = case_bar("scoring")
     if args.run is not None:
         settings = {name: given(getattr(args, name)) for name in ("data", "infer", "evaluate")}
         evaluation = evaluate_run(Path(args.run), args.split, settings, device=args.device, progress=progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +65,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the records of a `log.jsonl`, without a last line that was cut off."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
-
-
-def case_bar(title: str, shown: bool) -> Callable[[int, int], None]:
-    """Return a callback (done, total) that draws a bar with rate and time left where stderr is a terminal."""
-    bar = tqdm(desc=title, unit="case", leave=False, dynamic_ncols=True, disable=not (shown and sys.stderr.isatty()))
-
-    def update(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return update
 
 
 class Display:

@@ -15,11 +15,11 @@ from unetkit.data.datasets import Dataset, open_dataset
 from unetkit.data.loader import LazyCases
 from unetkit.data.preprocess import Prepared, preprocess
 from unetkit.data.splits import Split, make_split
-from unetkit.engine.log import case_bar
 from unetkit.errors import DataError
 from unetkit.plan.fingerprint import measure
 from unetkit.plan.plan import Plan
 from unetkit.plan.rules import decide
+from unetkit.progress import case_bar
 from unetkit.recipe.schema import Recipe
 from unetkit.registry import model_info
 

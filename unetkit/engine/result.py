@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from unetkit.checkpoint import find_checkpoint, versions
-from unetkit.engine.log import case_bar, read_log
+from unetkit.engine.log import read_log
 from unetkit.engine.task import Task
 from unetkit.evaluation import Evaluation, evaluate_cases, write_evaluation
 from unetkit.infer.predictor import Predictor
+from unetkit.progress import case_bar
 from unetkit.recipe.merge import flatten_recipe
 from unetkit.report import ReportData
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,11 +20,11 @@ from unetkit.evaluation.result import Evaluation
 from unetkit.evaluation.tally import Tally
 from unetkit.infer.inputs import check_image
 from unetkit.infer.predictor import Predictor
+from unetkit.progress import Progress
 from unetkit.recipe import explain_faults
 from unetkit.recipe.schema import Recipe, Section
 from unetkit.types import Case
 
-Progress = Callable[[int, int], None]
 AnySection = TypeVar("AnySection", bound=Section)
 
 

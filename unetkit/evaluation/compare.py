@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from unetkit.data.volumes import read_volume
 from unetkit.errors import DataError, ShapeError
 from unetkit.evaluation.result import Evaluation
 from unetkit.evaluation.tally import Tally
+from unetkit.progress import Progress
 from unetkit.recipe.schema import DataSection, EvaluateSection
 from unetkit.types import Labels, Volume
 
-Progress = Callable[[int, int], None]
 LabelMap = str | Path | np.ndarray | Volume
 Pairs = dict[str, tuple[LabelMap, LabelMap]]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +20,8 @@ from unetkit.data.volumes import is_known, known_suffixes, read_images, write_vo
 from unetkit.errors import DataError, UnetkitError
 from unetkit.infer.inputs import check_image
 from unetkit.infer.predictor import Predictor
+from unetkit.progress import Progress
 from unetkit.types import Case, Volume
-
-Progress = Callable[[int, int], None]
 
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 _INSIDE = ("imagesTs", "images", "imagesTr")
