@@ -70,11 +70,13 @@ _live: dict[str, ModelInfo] = {}
 def register(info: ModelInfo) -> Callable[[Builder], Builder]:
     """Add the decorated builder `(task, *, option=default, ...) -> Module` under its own name.
 
-    Raises ModelError if the name is taken by another module's builder.
+    Raises ModelError if the name is taken by another module's builder, or `info` states another one.
     """
 
     def add(build: Builder) -> Builder:
         name, module = build.__name__, build.__module__
+        if info.name not in ("", name):
+            raise ModelError(f"ModelInfo(name='{info.name}') on {name}: a model bears its builder's name; drop name")
         known = _live.get(name) or _catalog().get(name)
         if known and known.module != module:
             raise ModelError(f"model '{name}' is registered by {known.module} already; choose another name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -109,7 +110,7 @@ def _root(section: DataSection, known: KnownDataset | None, home: Path | None) -
         if known is not None:
             raise DataError(missing_message(known.name))
         raise DataError("no data given; set data.root=FOLDER, or try data.dataset=phantom2d, which is generated")
-    root = Path(section.root).expanduser()
+    root = Path(os.path.expanduser(section.root))
     if not root.exists():
         beside = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
         hint = missing_message(known.name) if known is not None else "give the folder that holds the images"

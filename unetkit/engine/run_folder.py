@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from unetkit.data.formats.files import make_folder, remove_empty
 from unetkit.data.splits import Split
-from unetkit.errors import CheckpointError, RecipeError
+from unetkit.errors import CheckpointError, RecipeError, UnetkitError
 from unetkit.plan.plan import Plan
 from unetkit.recipe.merge import recipe_from_json
 from unetkit.recipe.schema import Recipe
@@ -26,6 +27,8 @@ class RunFolder:
     """Reads and writes the files of a run that are not checkpoints or measurements."""
 
     path: Path
+    made: tuple[Path, ...] = ()
+    """Folders that were made for a new run, innermost first."""
 
     def write(self, recipe: Recipe, origins: Mapping[str, str], plan: Plan, split: Split) -> None:
         """Write what the run depends on. Raises RecipeError if the folder cannot be written."""
@@ -44,15 +47,26 @@ class RunFolder:
         try:
             recipe = recipe_from_json(yaml.safe_load((self.path / RECIPE).read_text(encoding="utf-8")))
             plan = Plan.from_json(self._json(PLAN))
-            return recipe, self._json(ORIGINS), plan, Split.from_json(self._json(SPLIT))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise CheckpointError(f"{self.path}: cannot be read ({error}); train anew") from error
+            return recipe, dict(self._json(ORIGINS)), plan, Split.from_json(self._json(SPLIT))
+        except (OSError, ValueError, TypeError, yaml.YAMLError, UnetkitError) as error:
+            text = " ".join(str(error).split())
+            raise CheckpointError(f"{self.path}: a damaged run ({text}); restore its files, or train anew") from error
 
-    def remove_if_empty(self) -> None:
-        """Take the folder away again, and the one around it, if nothing was written."""
+    @contextmanager
+    def kept_on_success(self) -> Iterator[None]:
+        """Take what was made and written for a new run away again if the block, which only prepares, fails."""
+        try:
+            yield
+        except BaseException:
+            if self.made:
+                self._take_away()
+            raise
+
+    def _take_away(self) -> None:
         with suppress(OSError):
-            self.path.rmdir()
-            self.path.parent.rmdir()
+            for name in (RECIPE, ORIGINS, PLAN, SPLIT):
+                (self.path / name).unlink(missing_ok=True)
+        remove_empty(self.made)
 
     def _json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
@@ -63,6 +77,8 @@ class RunFolder:
             temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, self.path / name)
         except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
             raise _unwritable(self.path, error) from error
 
 
@@ -71,23 +87,25 @@ def new_run_folder(recipe: Recipe, title: str) -> RunFolder:
 
     Raises RecipeError if it exists already or cannot be made or written.
     """
-    home = Path(recipe.output).expanduser()
+    home = Path(os.path.expanduser(recipe.output))
     if recipe.name is not None:
-        if Path(recipe.name).name != recipe.name:
+        if Path(recipe.name).name != recipe.name or recipe.name == "..":
             raise RecipeError(f"name={recipe.name}: give a plain folder name; the place is set with output=FOLDER")
-        return RunFolder(_make(home / recipe.name, recipe.name))
+        return _make(home / recipe.name, recipe.name)
     number = 1
     while True:
         try:
-            return RunFolder(_make(home / f"{title}_{number:03d}", None))
+            return _make(home / f"{title}_{number:03d}", None)
         except FileExistsError:
             number += 1
 
 
-def _make(path: Path, name: str | None) -> Path:
+def _make(path: Path, name: str | None) -> RunFolder:
+    made: tuple[Path, ...] = ()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make_folder(path.parent)
         path.mkdir()
+        made = (path, *made)
         probe = path / ".probe"
         probe.write_bytes(b"")
         probe.unlink()
@@ -100,8 +118,9 @@ def _make(path: Path, name: str | None) -> Path:
             f"name={name}: the run {path} exists already; choose another name, or go on with resume={path}"
         ) from error
     except OSError as error:
+        remove_empty(made)
         raise _unwritable(path, error) from error
-    return path
+    return RunFolder(path, made)
 
 
 def _unwritable(path: Path, error: OSError) -> RecipeError:

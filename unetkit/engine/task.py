@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,13 +39,10 @@ def start_task(recipe: Recipe, origins: Mapping[str, str], source: str | None = 
     """
     device = pick_device(recipe.train.device)
     folder = new_run_folder(recipe, _title(recipe, source))
-    try:
+    with folder.kept_on_success():
         preparation = prepare_plan(recipe)
         _check(recipe, preparation)
         folder.write(recipe, origins, preparation.plan, preparation.split)
-    except BaseException:
-        folder.remove_if_empty()
-        raise
     return Task(recipe, origins, folder, preparation, device)
 
 
@@ -61,7 +59,7 @@ def reopen_task(path: Path) -> Task:
 
 def _title(recipe: Recipe, source: str | None) -> str:
     """Return recipe (else model) and data set as part of a folder name."""
-    data = recipe.data.dataset or Path(recipe.data.root or "data").expanduser().resolve().name
+    data = recipe.data.dataset or Path(os.path.expanduser(recipe.data.root or "data")).resolve().name
     first = Path(source).stem if source else recipe.model.name
     return re.sub(r"[^\w.-]+", "_", f"{first}_{data}")
 

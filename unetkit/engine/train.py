@@ -58,6 +58,15 @@ def train(
 
 def _train(task: Task, shown: bool) -> float:
     """Train to the end and return the seconds that earlier processes had spent on it."""
+    with task.folder.kept_on_success():
+        job, stepper = _job(task, shown)
+    started = time.monotonic()
+    done = fit(job, stepper)
+    return max(0.0, done.seconds - (time.monotonic() - started))
+
+
+def _job(task: Task, shown: bool) -> tuple[Job, Stepper]:
+    """Read all cases and build the network."""
     recipe, plan = task.recipe, task.preparation.plan
     cases = training_cases(task.preparation, recipe, shown)
     loader = TrainingLoader(cases, plan, recipe, task.device)
@@ -65,9 +74,7 @@ def _train(task: Task, shown: bool) -> float:
     with explained("building the network", plan, recipe.train.precision):
         stepper = Stepper(_network(task), build_loss(recipe.train.loss, plan.labels), recipe.train, task.device)
     validate = Validation(held_out, plan, recipe, task.device)
-    started = time.monotonic()
-    done = fit(Job(recipe, plan, task.folder.path, loader, loader.steps_per_epoch, validate, shown), stepper)
-    return max(0.0, done.seconds - (time.monotonic() - started))
+    return Job(recipe, plan, task.folder.path, loader, loader.steps_per_epoch, validate, shown), stepper
 
 
 def _network(task: Task) -> nn.Module:

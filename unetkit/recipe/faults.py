@@ -70,7 +70,7 @@ def _explain(key: str, details: list[ErrorDetails], keys: list[str]) -> str:
     if kind == "missing":
         return f"{key or first['loc'][-1]} is missing; give {first['loc'][-1]}=VALUE"
     if kind == "value_error":
-        return f"{key + ': ' if key in keys else ''}{first['msg'].removeprefix('Value error, ')}"
+        return f"{key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
     allowed = " or ".join(dict.fromkeys(_allowed(d) for d in details))
     choices = [c for d in details for c in _choices(d)]
     hint = nearest(str(given), choices) if choices else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from unetkit.errors import RecipeError, nearest
@@ -30,7 +31,7 @@ def find_recipe(name: str) -> Path:
     Raises RecipeError with the nearest name if there is none.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         if not path.is_file():
             raise RecipeError(f"recipe={name}: there is no such file")
         return path

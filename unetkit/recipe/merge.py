@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -59,7 +60,7 @@ def resolve(words: Iterable[str] = (), recipe: str | None = None) -> Resolved:
     tree, origins = {}, {}
     if name is not None:
         path = find_recipe(str(name))
-        tree = _read_file(path.read_text(encoding="utf-8"), f"recipe {path.stem}")
+        tree = _read_file(path, f"recipe {path.stem}")
         origins = dict.fromkeys(_whole_keys(flatten(tree)), f"recipe {path.stem}")
     try:
         over = nest(values)
@@ -71,13 +72,19 @@ def resolve(words: Iterable[str] = (), recipe: str | None = None) -> Resolved:
 
 def recipe_from_json(tree: Tree) -> Recipe:
     """Rebuild a stored recipe. Raises RecipeError listing what no longer fits the schema."""
-    return _check(tree, [])
+    return _check(_mapping(tree, "the stored recipe"), [])
 
 
-def _read_file(text: str, where: str) -> Tree:
+def _read_file(path: Path, where: str) -> Tree:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{where}: {path} cannot be read ({error}); give a text file in UTF-8") from error
     tree = read_yaml(text, where)
-    if tree is None:
-        return {}
+    return {} if tree is None else _mapping(tree, where)
+
+
+def _mapping(tree: Any, where: str) -> Tree:
     if not isinstance(tree, dict):
         raise RecipeError(f"{where}: expected a mapping of sections such as 'train: {{epochs: 50}}'")
     return tree

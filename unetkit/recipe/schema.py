@@ -21,7 +21,7 @@ LabelValue = int | list[int]
 class Section(BaseModel):
     """A group of keys: strict, closed, and unchangeable once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class ModelSection(Section):
