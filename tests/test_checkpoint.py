@@ -19,6 +19,7 @@ from unetkit.checkpoint import (
     load_checkpoint,
     load_weights,
     pack_optimizer,
+    read_recipe,
     save_checkpoint,
     transfer_weights,
     unpack_optimizer,
@@ -97,6 +98,17 @@ def test_run_folder_gives_what_its_recipe_selects(tmp_path):
     assert load_checkpoint(tmp_path).state == {"which": "last"}
     assert load_checkpoint(tmp_path, "best").state == {"which": "best"}
     assert load_checkpoint(tmp_path / "best.safetensors").state == {"which": "best"}
+    assert find_checkpoint(tmp_path).name == "last.safetensors"
+    (tmp_path / "last.safetensors").unlink()
+    assert load_checkpoint(tmp_path).state == {"which": "best"}
+
+
+def test_the_recipe_is_read_without_the_weights(tmp_path):
+    broken = network().state_dict() | {"0.weight": torch.full((1,), float("nan"))}
+    save_checkpoint(tmp_path / "last.safetensors", checkpoint(weights=broken))
+    assert read_recipe(tmp_path) == RECIPE
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        read_recipe(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("which", [None, "best"])

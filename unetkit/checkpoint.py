@@ -10,12 +10,12 @@ import errno
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -27,13 +27,12 @@ from unetkit.errors import CheckpointError
 from unetkit.plan.plan import Plan
 from unetkit.recipe.schema import Recipe
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 FORMAT = 1
 """Version of the file layout; a file with a higher one was written by a later unetkit."""
 NAMES = ("best", "last")
+_KINDS = ("model", "ema", "optim", "rng")
 _PICKLES = (b"PK\x03\x04", b"\x80")  # zip archive of torch.save; pickle protocol 2 and up
+# Names listed in a message that must stay one line.
 _SHOWN = 3
 
 
@@ -76,6 +75,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> Path:
     and nothing else is left behind.
     """
     path = Path(path)
+    # The kind in front keeps averaged weights apart from trained ones, which have the same names.
     tensors = {f"model.{k}": v for k, v in checkpoint.weights.items()}
     tensors |= {f"ema.{k}": v for k, v in checkpoint.ema.items()} | checkpoint.tensors
     header = {
@@ -91,6 +91,7 @@ def _header(checkpoint: Checkpoint) -> dict[str, Any]:
     task = checkpoint.plan.task
     return {
         "version": FORMAT,
+        # Not read back, as recipe and plan say the same: for other programs that list checkpoints.
         "model": {
             "name": checkpoint.recipe.model.name,
             "in_channels": task.in_channels,
@@ -110,6 +111,7 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: set[int] = set()
     for name, tensor in tensors.items():
         flat = tensor.detach().cpu().contiguous()
+        # The storage, not the tensor: a slice may begin elsewhere in the same memory.
         where = flat.untyped_storage().data_ptr()
         out[name] = flat.clone() if where in seen else flat
         seen.add(where)
@@ -123,6 +125,8 @@ def _replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
+        # In this order: after a power cut a name must not point at content that never reached the disk, and the
+        # new name itself is only safe once the folder's entries are.
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
@@ -147,6 +151,7 @@ def _sync(path: Path) -> None:
 
 def _cause(error: Exception) -> str:
     text = str(error)
+    # safetensors writes in Rust, whose errors carry the number in their text alone
     if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in text:
         return "the disk is full; free some space or choose another output folder"
     return (os.strerror(error.errno) if isinstance(error, OSError) and error.errno else text).splitlines()[0]
@@ -155,7 +160,7 @@ def _cause(error: Exception) -> str:
 def find_checkpoint(path: Path | str, which: str | None = None) -> Path:
     """Return the checkpoint file of a run folder, or the file itself.
 
-    `which` is "best" or "last" of a run folder; None takes best where there is one.
+    `which` is "best" or "last" of a run folder; None takes the one that the run's recipe selects.
     Raises CheckpointError if there is no such file, or the folder is not a run.
     """
     path = Path(path)
@@ -163,26 +168,32 @@ def find_checkpoint(path: Path | str, which: str | None = None) -> Path:
         return path
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such file or folder; give a run folder or a .safetensors file")
-    for name in (which,) if which else NAMES:
-        if (path / f"{name}.safetensors").is_file():
-            return path / f"{name}.safetensors"
-    wanted = " or ".join(f"{name}.safetensors" for name in ((which,) if which else NAMES))
-    raise CheckpointError(f"{path}: not a run folder, or training has not saved yet: it holds no {wanted}")
+    wanted = [path / f"{name}.safetensors" for name in ((which,) if which else NAMES)]
+    there = [file for file in wanted if file.is_file()]
+    if not there:
+        names = " or ".join(file.name for file in wanted)
+        raise CheckpointError(f"{path}: not a run folder, or training has not saved yet: it holds no {names}")
+    # Only where there is a choice does the recipe decide: a run that was stopped early may have one file alone.
+    return there[0] if len(there) == 1 else path / f"{read_recipe(there[0]).train.select}.safetensors"
+
+
+def read_recipe(path: Path | str) -> Recipe:
+    """Return the recipe of a checkpoint file or run folder from the file's header alone; no tensor is read.
+
+    Raises CheckpointError as `load_checkpoint` does.
+    """
+    recipe: Recipe = _read(find_checkpoint(path), ())[0]["recipe"]
+    return recipe
 
 
 def load_checkpoint(path: Path | str, which: str | None = None, *, training: bool = False) -> Checkpoint:
-    """Read a checkpoint file, or the one of a run folder: `which` (best or last), or else the one its recipe selects.
+    """Read a checkpoint file, or the one of a run folder that `find_checkpoint` finds.
 
     With `training` the tensors that only training needs come along.
     Raises CheckpointError if it is missing, cut off, a pickle, not of unetkit, or holds weights that are not finite.
     """
-    run = Path(path)
-    path = find_checkpoint(run, which)
-    _refuse_foreign(path)
-    header, groups = _read(path, training)
-    selected: str = header["recipe"].train.select
-    if which is None and path != run and path.stem != selected and (run / f"{selected}.safetensors").is_file():
-        return load_checkpoint(run, selected, training=training)
+    path = find_checkpoint(path, which)
+    header, groups = _read(path, _KINDS if training else ("model", "ema"))
     _refuse_nonfinite(path, groups["model"] | {f"ema.{k}": v for k, v in groups["ema"].items()})
     return Checkpoint(
         weights=groups["model"],
@@ -195,15 +206,17 @@ def load_checkpoint(path: Path | str, which: str | None = None, *, training: boo
     )
 
 
-def _read(path: Path, training: bool) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """Return the header and the tensors by kind."""
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optim": {}, "rng": {}}
+def _read(path: Path, kinds: Collection[str]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Return the header, and the tensors of the wanted kinds by kind and name."""
+    _refuse_foreign(path)
+    groups: dict[str, dict[str, Tensor]] = {kind: {} for kind in _KINDS}
     try:
+        # Opening compares the file's length with what its header announces, so that a cut is seen before any tensor.
         with safe_open(path, framework="pt") as file:
             header = _parse(path, file.metadata() or {})
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 kind, _, rest = name.partition(".")
-                if training or kind in ("model", "ema"):
+                if kind in kinds:
                     groups[kind][rest] = file.get_tensor(name)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         text = str(error).splitlines()[0]
@@ -238,6 +251,7 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         # JSON mode: tuples were written as lists
         tree["recipe"] = Recipe.model_validate_json(json.dumps(tree["recipe"]))
     except ValidationError as error:
+        # The first fault is enough: keys inside a checkpoint are for nobody to correct.
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise CheckpointError(
             f"{path}: its recipe does not fit this unetkit ({where}: {error.errors()[0]['msg']}); "
@@ -275,16 +289,18 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: obje
 def transfer_weights(network: nn.Module, weights: Mapping[str, Tensor], source: object = "checkpoint") -> list[str]:
     """Put in all weights whose name and shape fit, and return the names in the network that stay as they were.
 
-    Raises CheckpointError if less than half of the network's tensors fit: then it is another model.
+    Raises CheckpointError if less than half of the network's values get one: then it is another model.
     """
     missing, _, mismatched = _differences(network, weights)
     wrong = {name.split(" ")[0] for name in mismatched}
     own = network.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and k not in wrong}
-    if 2 * len(fitting) < len(own):
+    # by values, not by tensors: norms have the shapes of those of many another model
+    share = sum(w.numel() for w in fitting.values()) / max(sum(w.numel() for w in own.values()), 1)
+    if share < 0.5:
         raise CheckpointError(
-            f"{source}: only {len(fitting)} of the network's {len(own)} tensors are in it with the same shape; "
-            "start from a run of the same model"
+            f"{source}: only {len(fitting)} of the network's {len(own)} tensors ({share:.0%} of its values) are in it "
+            "with the same shape; start from a run of the same model"
         )
     network.load_state_dict(fitting, strict=False)
     return sorted({*missing, *wrong})
@@ -322,15 +338,16 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
 
     Raises CheckpointError if it is the state of another optimiser or of other parameters.
     """
+    # JSON has no whole numbers as keys and no tuples; betas were one
     state: dict[int, dict[str, Any]] = {int(i): dict(entries) for i, entries in rest["state"].items()}
     for name, tensor in tensors.items():
         kind, _, key = name.partition(".")
         index, _, entry = key.partition(".")
         if kind == "optim":
             state.setdefault(int(index), {})[entry] = tensor
-    # JSON has no tuples; betas were one
     groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in rest["groups"]]
     own = optimizer.state_dict()["param_groups"]
+    # load_state_dict takes SGD's state for AdamW without a word; the names of the options tell them apart
     if [g["params"] for g in own] != [g["params"] for g in groups] or any(
         set(a) != set(b) for a, b in zip(own, groups, strict=True)
     ):
