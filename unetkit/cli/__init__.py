@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from unetkit.errors import RecipeError, UnetkitError, nearest
@@ -55,14 +55,18 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code; `argv` are the words after the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # Looked for by hand: also a refusal of the words themselves has to come as JSON.
     as_json = "--json" in words
     try:
+        # What libraries print must not stand before the document on stdout.
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             document, text = _run(words)
     except UnetkitError as error:
         return _refuse(error, as_json)
     except KeyboardInterrupt:
         print("unetkit: stopped", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"error": "stopped with Ctrl-C", "kind": "KeyboardInterrupt"}))
         return 130
     try:
         print(json.dumps(document, default=str) if as_json else text)
@@ -79,7 +83,7 @@ def _run(words: list[str]) -> tuple[Any, str]:
 
         return {"version": version("unetkit")}, version("unetkit")
     if args.help and args.verb in VERBS:
-        return {"verb": args.verb, "help": VERBS[args.verb]}, f"unetkit {args.verb}: {VERBS[args.verb]}"
+        return _help_of(args.verb)
     if args.help or args.verb is None:
         return {"verbs": VERBS}, _parser().format_help()
     if args.verb not in VERBS:
@@ -89,10 +93,23 @@ def _run(words: list[str]) -> tuple[Any, str]:
     return getattr(verbs, f"run_{args.verb}")([*args.words, *extra])
 
 
-def _refuse(error: UnetkitError, as_json: bool) -> int:
-    faults = error.faults if isinstance(error, RecipeError) and error.faults else (str(error),)
+def tell(faults: Iterable[str]) -> None:
+    """Say on stderr what is at fault, a line each."""
     for fault in faults:
         print(f"unetkit: {fault}", file=sys.stderr)
+
+
+def _help_of(verb: str) -> tuple[Any, str]:
+    from unetkit.cli.arguments import EvaluateWords, ListWords, PredictWords, described
+
+    schemas = {"list": ListWords, "predict": PredictWords, "evaluate": EvaluateWords}
+    takes = described(schemas[verb]) if verb in schemas else "  the keys of a recipe; `unetkit show` prints them all"
+    return {"verb": verb, "help": VERBS[verb], "words": takes}, f"unetkit {verb}: {VERBS[verb]}\n\nwords:\n{takes}"
+
+
+def _refuse(error: UnetkitError, as_json: bool) -> int:
+    faults = error.faults if isinstance(error, RecipeError) and error.faults else (str(error),)
+    tell(faults)
     if as_json:
         print(json.dumps({"error": str(error), "kind": type(error).__name__, "faults": list(faults)}))
     return 2

@@ -20,9 +20,9 @@ class ListWords(Section):
     """Filters of `unetkit list models`."""
 
     name: str = Field("*", description="shell pattern on the name")
-    family: str | None = None
-    dims: Literal[2, 3] | None = None
-    year: int | None = None
+    family: str | None = Field(None, description="cnn, transformer, ...")
+    dims: Literal[2, 3] | None = Field(None, description="those that exist for images of so many axes")
+    year: int | None = Field(None, description="of the paper")
     max_params: int | None = Field(None, ge=1, description="upper bound on the published parameter count")
     licence: str | None = Field(None, description="licence of the reference, for example MIT")
 
@@ -34,7 +34,7 @@ class PredictWords(Section):
     input: str | None = Field(None, description="file or folder of images")
     split: Literal["train", "val", "test"] | None = Field(None, description="predict this split of the run's own data")
     output: str = Field(description="folder, or file if the input is one")
-    device: str = "auto"
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     overwrite: bool = Field(False, description="predict again what is there already")
     probabilities: bool = Field(False, description="write probabilities beside the labels")
     infer: InferSection = InferSection()
@@ -46,18 +46,24 @@ class PredictWords(Section):
             raise ValueError(
                 "give input=FILE_OR_FOLDER, or split=test for the cases of the run's own data; one of the two"
             )
+        if self.input is not None:
+            _refuse_unused(self, ("data",), "input=; it belongs to split=")
         return self
 
 
 class EvaluateWords(Section):
-    """What to score: two folders, or a run on a split of its data."""
+    """What to score: label maps against label files or a data set, or a run on a split of its data."""
 
     predictions: str | None = Field(None, description="folder or file of label maps")
-    references: str | None = Field(None, description="folder or file of true label maps")
-    run: str | None = Field(None, description="run folder: predict and score a split of its data")
-    split: Literal["train", "val", "test"] = "test"
+    references: str | None = Field(
+        None, description="folder or file of true label maps; or else name a data set with data.root or data.dataset"
+    )
+    run: str | None = Field(None, description="run folder or checkpoint: predict and score a split of its data")
+    split: Literal["train", "val", "test"] | None = Field(
+        None, description="side to score; without it test of a run, and all labelled cases of a data set"
+    )
     output: str | None = Field(None, description="folder for metrics.json, metrics.csv and the report")
-    device: str = "auto"
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     data: DataSection = DataSection()
     infer: InferSection = InferSection()
     evaluate: EvaluateSection = EvaluateSection()
@@ -66,21 +72,46 @@ class EvaluateWords(Section):
     def _agrees(self) -> EvaluateWords:
         if (self.run is None) == (self.predictions is None):
             raise ValueError("give predictions=FOLDER references=FOLDER, or run=RUN; one of the two")
-        if self.predictions is not None and self.references is None:
-            raise ValueError("predictions need references=FOLDER_OR_FILE with the true label maps")
+        if self.run is not None:
+            _refuse_unused(self, ("references",), "run=, which brings its own labels")
+            return self
+        _refuse_unused(self, ("device", "infer"), "predictions=, which need no network")
+        named = self.data.root is not None or self.data.dataset is not None
+        if (self.references is None) != named:
+            raise ValueError(
+                "predictions need references=FOLDER_OR_FILE with the true label maps, or a data set that holds them "
+                "(data.root=FOLDER or data.dataset=NAME); one of the two"
+            )
+        if self.references is not None:
+            _refuse_unused(self, ("split",), "references=, which are scored as they are; it belongs to a data set")
         return self
+
+
+def _refuse_unused(words: Section, names: Iterable[str], beside: str) -> None:
+    """A word that changes nothing would let its user believe that it did."""
+    if unused := [name for name in names if name in words.model_fields_set]:
+        raise ValueError(f"{', '.join(unused)} is not used with {beside}; drop it")
 
 
 def read_words(words: Iterable[str], schema: type[Words]) -> Words:
     """Check `key=value` words against a schema. Raises RecipeError that lists all faults at once."""
     values, faults = parse_words(words)
     try:
+        # As JSON, because only there does strict mode take a list for a tuple.
         checked = schema.model_validate_json(json.dumps(nest(values), default=str))
     except ValidationError as error:
         faults += explain_faults(error, schema)
     if faults:
         raise RecipeError("; ".join(faults), faults)
     return checked
+
+
+def described(schema: type[Section]) -> str:
+    """Return a line for each word that a verb takes."""
+    return "\n".join(
+        f"  {name + ('.KEY' if field.description is None else ''):<15}{field.description or 'as in a recipe'}"
+        for name, field in schema.model_fields.items()
+    )
 
 
 def given(section: Section) -> dict[str, Any]:

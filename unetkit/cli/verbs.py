@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from unetkit.cli import tell
 from unetkit.errors import RecipeError, nearest
 
 Outcome = tuple[Any, str]
@@ -17,13 +18,13 @@ def run_list(words: list[str]) -> Outcome:
 
     kinds = {"models": tables.models, "recipes": tables.recipes, "datasets": tables.datasets}
     kind, *rest = words or ["models"]
-    if "=" in kind:
+    if "=" in kind:  # a filter at once: models are meant
         kind, rest = "models", words
     if kind not in kinds:
         raise RecipeError(f"list {kind}: choose models, recipes or datasets{nearest(kind, kinds)}")
     if rest and kind != "models":
         raise RecipeError(f"list {kind} takes no filters, given: {' '.join(rest)}")
-    rows = kinds[kind](rest) if kind == "models" else kinds[kind]([])
+    rows = kinds[kind](rest)
     return {kind: rows}, tables.as_text(rows)
 
 
@@ -75,6 +76,8 @@ def run_train(words: list[str]) -> Outcome:
     from unetkit.recipe import resolve
 
     resume = [w.partition("=")[2] for w in words if w.startswith("resume=")]
+    if len(resume) > 1 or resume == [""]:
+        raise RecipeError(f"{' '.join(f'resume={run}' for run in resume)}: give one run folder to go on with")
     rest = [w for w in words if not w.startswith("resume=")]
     if resume and rest:
         raise RecipeError(
@@ -116,32 +119,39 @@ def run_predict(words: list[str]) -> Outcome:
 
         cases = cases_of_run(Path(args.run), str(args.split), given(args.data))
         summary = predict_cases(predictor, cases, Path(args.output), **options)
-    lines = [f"{len(summary['done'])} predicted, {len(summary['skipped'])} there already -> {args.output}"]
-    lines += [f"failed: {f['case']}: {f['error']}" for f in summary["failed"]]
-    return {**summary, "exit_code": 2 if summary["failed"] else 0}, "\n".join(lines)
+    tell([_of_case(f["case"], f["error"]) for f in summary["failed"]])
+    counts = {"predicted": "done", "there already": "skipped", "failed": "failed"}
+    line = ", ".join(f"{len(summary[key])} {word}" for word, key in counts.items())
+    return {**summary, "exit_code": 2 if summary["failed"] else 0}, f"{line} -> {args.output}"
 
 
 def run_evaluate(words: list[str]) -> Outcome:
-    """Score label maps against the truth, or a run on a split of its data."""
+    """Score label maps against label files or a data set, or a run on a split of its data; failures give code 2."""
     from unetkit.cli.arguments import EvaluateWords, given, read_words
 
     args = read_words(words, EvaluateWords)
-    from unetkit.evaluation import evaluate_folders, evaluate_run, write_evaluation
+    from unetkit.engine.memory import keep_heap
+    from unetkit.evaluation import evaluate_dataset, evaluate_folders, evaluate_run, write_evaluation
     from unetkit.progress import case_bar
 
     progress = case_bar("scoring")
     if args.run is not None:
+        keep_heap()
         settings = {name: given(getattr(args, name)) for name in ("data", "infer", "evaluate")}
-        evaluation = evaluate_run(Path(args.run), args.split, settings, device=args.device, progress=progress)
+        evaluation = evaluate_run(Path(args.run), args.split or "test", settings, device=args.device, progress=progress)
     else:
-        evaluation = evaluate_folders(
-            Path(str(args.predictions)),
-            Path(str(args.references)),
-            data=args.data,
-            rules=args.evaluate,
-            progress=progress,
-        )
+        predictions, rest = Path(str(args.predictions)), {"data": args.data, "rules": args.evaluate}
+        if args.references is not None:
+            evaluation = evaluate_folders(predictions, Path(args.references), **rest, progress=progress)
+        else:
+            evaluation = evaluate_dataset(predictions, args.split, **rest, progress=progress)
     written = write_evaluation(evaluation, Path(args.output)) if args.output else None
     where = f"\nwritten to {written}" if written else ""
     document = {**evaluation.to_json(), "output": str(written) if written else None}
+    tell([_of_case(case, error) for case, error in evaluation.failures.items()])
     return {**document, "exit_code": 2 if evaluation.failures else 0}, evaluation.table() + where
+
+
+def _of_case(case: str, error: str) -> str:
+    """Name the case in front of what is wrong with it, once."""
+    return error if error.startswith(f"case {case}:") else f"case {case}: {error}"

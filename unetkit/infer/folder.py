@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from unetkit.data.formats.files import replacing, stem_of, suffix_of
+from unetkit.data.formats.files import make_folder, remove_empty, replacing, stem_of, suffix_of
 from unetkit.data.labels import decode
 from unetkit.data.layouts.found import image_files
 from unetkit.data.preprocess import Prepared, preprocess
@@ -77,7 +77,7 @@ def predict_files(
         if is_known(output) and not output.is_dir():
             return _run(predictor, [Job(cases[0], _writable(output))], overwrite, probabilities, progress)
     else:
-        raise DataError(f"input={input}: no such file or folder")
+        raise DataError(f"input={input}: no such file or folder; give an image, or a folder of images")
     return predict_cases(predictor, cases, output, overwrite=overwrite, probabilities=probabilities, progress=progress)
 
 
@@ -148,7 +148,7 @@ def _writable(path: Path) -> Path:
 def _run(
     predictor: Predictor, jobs: Sequence[Job], overwrite: bool, probabilities: bool, progress: Progress | None
 ) -> dict[str, Any]:
-    _check_targets(jobs)
+    made = _check_targets(jobs)
     summary = Summary()
     todo = []
     for job in jobs:
@@ -157,17 +157,21 @@ def _run(
             summary.skipped.append(str(job.target))
         else:
             todo.append(job)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        line = _Line(predictor, reader, writer, probabilities, summary)
-        for number, job in enumerate(todo):
-            line.predict(job, todo[number + 1] if number + 1 < len(todo) else None)
-            if progress:
-                progress(number + 1, len(todo))
-        line.finish()
+    try:
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            line = _Line(predictor, reader, writer, probabilities, summary)
+            for number, job in enumerate(todo):
+                line.predict(job, todo[number + 1] if number + 1 < len(todo) else None)
+                if progress:
+                    progress(number + 1, len(todo))
+            line.finish()
+    finally:
+        remove_empty(made)  # where every case failed
     return vars(summary)
 
 
-def _check_targets(jobs: Sequence[Job]) -> None:
+def _check_targets(jobs: Sequence[Job]) -> list[Path]:
+    """Refuse files that would be lost or shared, and return the folders that had to be made, innermost first."""
     owners: dict[Path, str] = {}
     images = {image.resolve() for job in jobs for image in job.case.images}
     for job in jobs:
@@ -177,12 +181,14 @@ def _check_targets(jobs: Sequence[Job]) -> None:
         if target in owners:
             raise DataError(f"{job.target}: two images ({owners[target]}, {job.case.images[0]}) share it; rename one")
         owners[target] = str(job.case.images[0] if job.case.images else job.case.id)
+    made: list[Path] = []
     for folder in {job.target.parent for job in jobs}:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            made += make_folder(folder)
             TemporaryFile(dir=folder).close()
         except OSError as error:
             raise DataError(f"output={folder}: cannot be written ({error.strerror}); choose another folder") from error
+    return made
 
 
 class _Line:
