@@ -106,6 +106,8 @@ def test_pages_of_a_tiff_are_a_volume(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], stack)
     (tmp_path / "a.json").write_text('{"spacing": [2.0, 0.5, 0.5]}')
     assert read_volume(tmp_path / "a.tif").spacing == (2.0, 0.5, 0.5)
+    (tmp_path / "a.json").write_text('{"shapes": []}')  # of an annotation tool
+    assert read_volume(tmp_path / "a.tif").spacing == (1.0, 1.0, 1.0)
     (tmp_path / "a.json").write_text('{"spacing": [2.0, 0.5]}')
     with pytest.raises(DataError, match=r"a.json: spacing \[2.0, 0.5\]; give 3 positive numbers"):
         read_volume(tmp_path / "a.tif")
@@ -157,10 +159,10 @@ def test_what_a_png_cannot_hold_is_refused(tmp_path, value, message):
 
 def test_npz_slices_stack_to_a_volume_in_the_order_of_their_numbers(tmp_path):
     for number in (0, 1, 2, 10):
-        np.savez(tmp_path / f"case0005_slice{number:03d}.npz", image=np.full((4, 3), number / 10), label=square(1))
+        np.savez(tmp_path / f"case0005_slice{number:03d}.npz", image=np.full((4, 3), float(number)), label=square(1))
     data = read(tmp_path / "case0005_slice*.npz")
     assert data.shape == (1, 4, 4, 3)
-    np.testing.assert_allclose(data[0, :, 0, 0], [0.0, 0.1, 0.2, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(data[0, :, 0, 0], [0, 1, 2, 10])
     assert read_volume(tmp_path / "case0005_slice*.npz", label=True).data.shape == (1, 4, 16, 12)
     with pytest.raises(DataError, match=r"no such slices"):
         read_volume(tmp_path / "case0006_slice*.npz")

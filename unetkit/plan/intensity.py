@@ -11,6 +11,7 @@ MASKED_BELOW = 0.75
 """With less of the volume left after cutting the zero border, only nonzero voxels count for the z-score."""
 _BY_NAME = {"ct": "ct", "nonorm": "none", "rescale_to_0_1": "minmax", "rgb_to_0_1": "rgb"}
 _PIXELS = ("uint8", "uint16")
+_SQUASHED = 0.01
 
 
 def choose_normalization(
@@ -19,7 +20,7 @@ def choose_normalization(
     """Return the rule of each channel and the reason.
 
     `cropped`: the zero border is cut away, so that a small rest tells of masked images.
-    Raises RecipeError if a range is given that no channel uses.
+    Raises RecipeError if a range is given that no channel uses, or that leaves nearly nothing of the images.
     """
     chosen = [_scheme(name, fingerprint, section, cropped) for name in fingerprint.channels]
     rules = tuple(
@@ -28,6 +29,9 @@ def choose_normalization(
     )
     if section.clip is not None and not any(rule.low is not None for rule in rules):
         raise RecipeError(f"data.clip {list(section.clip)} is used by no channel; set data.normalization=clip_minmax")
+    for name, rule, seen in zip(fingerprint.channels, rules, fingerprint.intensities, strict=True):
+        if section.clip is not None and rule.low is not None:
+            _require_contrast(name, section.clip, seen)
     reasons: dict[str, list[str]] = {}
     for name, rule, (_, why) in zip(fingerprint.channels, rules, chosen, strict=True):
         reasons.setdefault(f"{_says(rule)}, {why}", []).append(name)
@@ -47,6 +51,17 @@ def _scheme(name: str, fingerprint: Fingerprint, section: DataSection, cropped: 
     if cropped and fingerprint.crop_ratio < MASKED_BELOW:
         return "zscore_mask", f"as only {fingerprint.crop_ratio:.0%} of a volume lies within the nonzero box"
     return "zscore", "as nothing is known of its units"
+
+
+def _require_contrast(name: str, clip: tuple[float, float], seen: Intensity) -> None:
+    """Refuse a range meant for another scale (HU for values of 0 to 1, say): training on it would learn from noise."""
+    kept = min(seen.high, clip[1]) - max(seen.low, clip[0])
+    if seen.high > seen.low and kept < _SQUASHED * (clip[1] - clip[0]):
+        raise RecipeError(
+            f"data.clip [{clip[0]:g}, {clip[1]:g}]: the labelled voxels of channel '{name}' have values of "
+            f"{seen.low:.4g} to {seen.high:.4g}, which hardly differ within that range; give the range of the files' "
+            "own scale"
+        )
 
 
 def _rule(scheme: str, clip: tuple[float, float] | None, seen: Intensity) -> Normalization:

@@ -130,8 +130,10 @@ def _spacing(path: Path, dims: int) -> tuple[float, ...]:
     if dims != 3 or not side.is_file():
         return (1.0,) * dims
     with decoding(side):
-        stated: Any = json.loads(side.read_text(encoding="utf-8"))["spacing"]
-        spacing = tuple(float(s) for s in stated)
+        stated: Any = json.loads(side.read_text(encoding="utf-8"))
+        if not isinstance(stated, dict) or "spacing" not in stated:  # annotation tools keep JSON files of their own
+            return (1.0,) * dims
+        spacing = tuple(float(s) for s in stated["spacing"])
     if len(spacing) != dims or min(spacing) <= 0:
         raise DataError(f"{side}: spacing {list(spacing)}; give {dims} positive numbers, one per axis of {path.name}")
     return spacing

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from unetkit.data.catalog import known_dataset
 from unetkit.data.declared import Declared
+from unetkit.data.formats.arrays import WINDOW_HU
 from unetkit.data.formats.files import stem_of
 from unetkit.data.layouts.found import Found, image_files, shown
 from unetkit.types import Case
@@ -65,11 +66,16 @@ def _prepared(folder: Path, sliced: dict[str, Path], whole: dict[str, Path]) -> 
         # A pattern stands for the slices of a volume; a case that is also there as a whole is read from one file.
         pattern = folder / "train_npz" / f"case{number}_slice*.npz"
         path = whole.get(number, pattern)
+        # Some copies hold the training volumes as a whole besides: then the published lists decide, not the folder.
         side = "test" if number in whole else "train"
+        if number in sliced and number in whole:
+            side = known_dataset("synapse").side(f"case{number}") or side
         cases.append(Case(f"case{number}", (path,), path, split=side))
     sides = {"train_npz": sliced, "test_vol_h5": whole}
-    notes = tuple(f"{side} is missing or empty" for side, there in sides.items() if not there)
-    return Found("synapse_slices", "synapse", tuple(cases), ("CT",), Declared(PROTOCOL, fixed=True), notes)
+    notes = [f"{side} is missing or empty" for side, there in sides.items() if not there]
+    low, high = WINDOW_HU
+    notes.append(f"prepared values of 0 to 1 are read as the CT values they came from, {low:g} to {high:g} HU")
+    return Found("synapse_slices", "synapse", tuple(cases), ("CT",), Declared(PROTOCOL, fixed=True), tuple(notes))
 
 
 def _case(number: str, image: Path, label: Path | None) -> Case:
