@@ -164,3 +164,26 @@ def test_splits_survive_json():
     assert Split.from_json(json.loads(json.dumps(split.to_json()))) == split
     with pytest.raises(DataError, match="needs lists train, val and test"):
         Split.from_json({"train": []})
+
+
+def test_a_side_that_no_list_names_is_the_stated_one():
+    cases = [case(f"c{n}", split=("train", "val", "test")[n % 3]) for n in range(9)]
+    split = make_split(dataset(cases), SplitSection(test=["c2"]))
+    assert (split.val, split.test) == (("c1", "c4", "c7"), ("c2",))
+    assert split.train == ("c0", "c3", "c5", "c6", "c8")
+    assert make_split(dataset(cases), SplitSection(val=[])).val == ()
+
+
+def test_a_test_fraction_that_nothing_follows_is_refused():
+    stated = [case(f"c{n}", split="test" if n < 3 else None) for n in range(10)]
+    with pytest.raises(RecipeError, match="states its own 3 test cases; drop test_fraction"):
+        make_split(dataset(stated), SplitSection(test_fraction=0.2))
+    with pytest.raises(RecipeError, match=r"test_fraction=0.2 is not used beside lists"):
+        make_split(dataset(TEN), SplitSection(val=["c1"], test_fraction=0.2))
+
+
+def test_cases_on_no_stated_side_are_told_of():
+    cases = [case(f"c{n}", split="train" if n < 5 else None) for n in range(6)]
+    split = make_split(dataset(cases), SplitSection())
+    assert "c5" not in (*split.train, *split.val, *split.test)
+    assert "no side is stated for c5: left out" in split.how

@@ -86,15 +86,21 @@ def group_of(case: Case) -> str:
 
 def _by_lists(cases: Sequence[Case], section: SplitSection) -> _Draft:
     """Follow the recipe's lists; a list that is not given falls back to what the data set states."""
+    if section.test_fraction:
+        raise RecipeError(
+            f"data.split.test_fraction={section.test_fraction:g} is not used beside lists of cases; drop it, or list "
+            "the test cases in data.split.test"
+        )
     chosen = {key: _named(cases, getattr(section, key), key) for key in ("train", "val", "test")}
     _require_apart({key: [case.id for case in found] for key, found in chosen.items() if found is not None})
-    taken = {case.id for found in chosen.values() for case in found or ()}
-    free = [case for case in cases if case.id not in taken]
-    test = chosen["test"] if chosen["test"] is not None else [case for case in free if case.split == "test"]
-    train = chosen["train"]
-    if train is None:
-        train = [case for case in free if case not in test]
-    return _Draft(train, chosen["val"], test, ["lists of the recipe"])
+    free = _without(cases, [case for found in chosen.values() for case in found or ()])
+    for side in ("val", "test"):
+        if chosen[side] is None:
+            chosen[side] = [case for case in free if case.split == side]
+    val, test = chosen["val"] or [], chosen["test"] or []
+    train = _without(free, [*val, *test]) if chosen["train"] is None else chosen["train"]
+    # An empty list is a wish to go without; where nobody says who validates, a share of the training does.
+    return _Draft(train, val if val or section.val is not None else None, test, ["lists of the recipe"])
 
 
 def _named(cases: Sequence[Case], names: Sequence[str] | None, key: str) -> list[Case] | None:
@@ -113,9 +119,12 @@ def _named(cases: Sequence[Case], names: Sequence[str] | None, key: str) -> list
 def _as_stated(cases: Sequence[Case], section: SplitSection) -> _Draft:
     sides: dict[str | None, list[Case]] = {side: [c for c in cases if c.split == side] for side in _SIDES}
     how = ["stated by the data set" if any(case.split for case in cases) else "drawn"]
-    test = sides["test"] or _take(sides["train"] or sides[None], section.test_fraction, section.seed, how, "test")
+    # With a training list, cases on no list belong to nobody; without one, they are what may be trained on.
     pool = sides["train"] or sides[None]
-    train = [case for case in pool if case not in test]
+    if sides["train"] and sides[None]:
+        how.append(f"no side is stated for {shown([case.id for case in sides[None]])}: left out")
+    test = _test_side(sides["test"], pool, section, how)
+    train = _without(pool, test)
     if sides["val"]:
         return _Draft(train, sides["val"], test, how)
     if any(case.fold is not None for case in train):
@@ -136,14 +145,8 @@ def _by_fold(pool: Sequence[Case], test: list[Case], section: SplitSection, how:
 
 def _drawn(cases: Sequence[Case], section: SplitSection) -> _Draft:
     how = [f"{section.kind}, seed {section.seed}"]
-    test = [case for case in cases if case.split == "test"]
-    if test and section.test_fraction:
-        raise RecipeError(
-            f"data.split.test_fraction={section.test_fraction:g}: the data set states its own {len(test)} test cases; "
-            "drop test_fraction"
-        )
-    test = test or _take(cases, section.test_fraction, section.seed, how, "test")
-    pool = [case for case in cases if case not in test]
+    test = _test_side([case for case in cases if case.split == "test"], cases, section, how)
+    pool = _without(cases, test)
     if section.kind != "kfold":
         return _Draft(pool, None, test, how)
     if pool and all(case.fold is not None for case in pool):
@@ -156,11 +159,27 @@ def _drawn(cases: Sequence[Case], section: SplitSection) -> _Draft:
     held = set(groups[section.fold :: section.folds])
     val = [case for case in pool if group_of(case) in held]
     how.append(f"fold {section.fold} of {section.folds} validates")
-    return _Draft([case for case in pool if case not in val], val, test, how)
+    return _Draft(_without(pool, val), val, test, how)
+
+
+def _test_side(stated: list[Case], pool: Sequence[Case], section: SplitSection, how: list[str]) -> list[Case]:
+    """Return the stated test cases, or a share of the pool. Raises RecipeError if both are wanted."""
+    if stated and section.test_fraction:
+        raise RecipeError(
+            f"data.split.test_fraction={section.test_fraction:g}: the data set states its own {len(stated)} test "
+            "cases; drop test_fraction"
+        )
+    return stated or _take(pool, section.test_fraction, section.seed, how, "test")
+
+
+def _without(cases: Sequence[Case], taken: Sequence[Case]) -> list[Case]:
+    held = set(taken)
+    return [case for case in cases if case not in held]
 
 
 def shuffled(names: Iterable[str], seed: int) -> list[str]:
     """Return names in an order that depends on the names and the seed alone."""
+    # Adding a case to a random shuffle reorders all; by hash, the others keep their order among each other.
     return sorted(names, key=lambda name: (hashlib.sha256(f"{seed}:{name}".encode()).digest(), name))
 
 
@@ -186,7 +205,7 @@ def _hold_out(draft: _Draft, section: SplitSection) -> None:
         )
     val = _take(draft.train, section.val_fraction, section.seed, draft.how, "val")
     draft.val = val
-    draft.train = [case for case in draft.train if case not in val]
+    draft.train = _without(draft.train, val)
 
 
 def _checked(dataset: Dataset, draft: _Draft, section: SplitSection) -> Split:
