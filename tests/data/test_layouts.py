@@ -304,11 +304,20 @@ def test_faults_of_a_csv_are_named(tmp_path, text, message):
         ({"cases": {"a": {"image": "x.png", "label": 3}}}, "case 'a' has files .* give a path as text"),
         ({"cases": {"a": "x.png"}}, "case 'a' is 'x.png'; give an object"),
         ({"cases": {}}, "zero cases"),
+        ({"cases": {"a": {"image": 3}}}, r"case 'a' has files \[3, '', ''\]"),
+        ({"cases": [{"id": "a", "image": "x.png"}] * 2}, "two cases are called 'a'"),
+        ({"cases": ["x.png"]}, "case '0' is 'x.png'; give an object"),
     ],
 )
 def test_faults_of_a_json_manifest_are_named(tmp_path, tree, message):
     write_json(tmp_path / "manifest.json", tree)
     with pytest.raises(DataError, match=message):
+        opened(tmp_path)
+
+
+def test_an_entry_of_a_datalist_names_files_as_text(tmp_path):
+    write_json(tmp_path / "dataset.json", {"training": [{"image": "x.png", "label": ["y.png"]}]})
+    with pytest.raises(DataError, match=r"training\[0\] has files .*give paths as text"):
         opened(tmp_path)
 
 
@@ -378,3 +387,21 @@ def test_nnunet_wins_over_paired_names_and_needs_its_ending(tmp_path):
     with pytest.raises(DataError, match=r"imagesTr holds no images that end in '.nrrd'"):
         opened(tmp_path)
     assert nib.load(tmp_path / "imagesTr" / "a_001_0000.nii.gz").shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    "table", ['"id","image","label"\n"a","x.png","y.png"\n', "id ; image;label\r\na;x.png; y.png\r\n"]
+)
+def test_tables_as_spreadsheets_write_them(tmp_path, table):
+    picture(tmp_path / "x.png", square(9))
+    picture(tmp_path / "y.png", square(1))
+    (tmp_path / "manifest.csv").write_text(table, newline="")
+    (found,) = opened(tmp_path).cases
+    assert (found.id, found.images, found.label) == ("a", (tmp_path / "x.png",), tmp_path / "y.png")
+
+
+@pytest.mark.parametrize(("table", "message"), [("id,image\n,x.png\n", "case 1 has no id"), ("\n", "at least id and")])
+def test_faults_of_a_table_are_named(tmp_path, table, message):
+    (tmp_path / "manifest.csv").write_text(table)
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path)

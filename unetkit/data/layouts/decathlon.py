@@ -59,14 +59,17 @@ def _case(path: Path, where: str, entry: Any, split: str, stated: bool) -> Case:
     entry = {"image": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, Mapping) or not entry.get("image"):
         raise DataError(f"{path}: {where} has no image; give {{image: path, label: path}}")
-    images = entry["image"]
-    images = tuple(path.parent / image for image in ([images] if isinstance(images, str) else images))
+    files = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+    label = entry.get("label") or ""
+    if not all(isinstance(file, str) for file in [*files, label]):
+        raise DataError(f"{path}: {where} has files {[*files, label]}; give paths as text, one label for each case")
+    images = tuple(path.parent / file for file in files)
     fold = entry.get("fold")
     group = entry.get("group", entry.get("patient", entry.get("subject")))
     return Case(
         stem_of(images[0]),
         images,
-        path.parent / entry["label"] if entry.get("label") else None,
+        path.parent / label if label else None,
         None if group is None else str(group),
         split=split if stated else None,
         fold=int(fold) if isinstance(fold, int) else None,

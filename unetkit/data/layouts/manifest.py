@@ -40,7 +40,9 @@ def find(root: Path) -> Found | None:
 def _from_json(path: Path, tree: Mapping[str, Any]) -> Found:
     listed = tree["cases"]
     if isinstance(listed, list):
-        listed = {str(entry.get("id", number)): entry for number, entry in enumerate(listed)}
+        ids = [str(entry.get("id", n)) if isinstance(entry, Mapping) else str(n) for n, entry in enumerate(listed)]
+        require_unique(ids, path)
+        listed = dict(zip(ids, listed, strict=True))
     splits = _listed_splits(path, tree, listed)
     cases = tuple(_case(path, name, entry, splits.get(name)) for name, entry in listed.items())
     require_files(cases, path)
@@ -73,25 +75,28 @@ def _from_csv(path: Path) -> Found:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); save it as UTF-8 text") from error
-    head = text.split("\n", 1)[0]
-    separator = max(",;\t", key=head.count)
-    rows = list(csv.DictReader(text.splitlines(), delimiter=separator, skipinitialspace=True))
-    columns = [column.strip() for column in head.split(separator)]
+    # Spreadsheets write semicolons where the comma is the decimal sign.
+    separator = max(",;\t", key=text.split("\n", 1)[0].count)
+    head, *body = [*csv.reader(text.splitlines(), delimiter=separator, skipinitialspace=True)] or [[]]
+    columns = [column.strip() for column in head]
+    rows = [dict(zip(columns, row, strict=False)) for row in body if any(cell.strip() for cell in row)]
     for column in columns:
         if not _COLUMN.match(column):
             known = ("id", "image", "image2", "label", "group", "roi", "split", "fold")
             raise DataError(f"{path}: unknown column '{column}'{nearest(column, known)}; known are {', '.join(known)}")
     if "id" not in columns or "image" not in columns:
         raise DataError(f"{path}: columns {', '.join(columns)}; at least id and image are needed")
-    entries = [(row["id"] or "").strip() for row in rows]
+    entries = [row["id"].strip() for row in rows]
+    if "" in entries:
+        raise DataError(f"{path}: case {entries.index('') + 1} has no id; give each case its own")
     require_unique(entries, path)
     cases = tuple(_case(path, name, _row(row), None) for name, row in zip(entries, rows, strict=True))
     require_files(cases, path)
     return Found("manifest", path.parent.name if path.stem in ("manifest", "split") else path.stem, cases)
 
 
-def _row(row: Mapping[str, str | None]) -> dict[str, Any]:
-    filled = {key: value.strip() for key, value in row.items() if key and value and value.strip()}
+def _row(row: Mapping[str, str]) -> dict[str, Any]:
+    filled = {key: value.strip() for key, value in row.items() if value.strip()}
     images = [filled[key] for key in filled if key.startswith("image")]
     return {**filled, "image": images}
 
@@ -100,7 +105,7 @@ def _case(path: Path, name: str, entry: Any, listed: str | None) -> Case:
     if not isinstance(entry, Mapping):
         raise DataError(f"{path}: case '{name}' is {entry!r}; give an object with image and label")
     images = entry.get("image") or []
-    images = [images] if isinstance(images, str) else images
+    images = images if isinstance(images, list) else [images]
     files = [*images, entry.get("label") or "", entry.get("roi", entry.get("roi_mask")) or ""]
     if not all(isinstance(file, str) for file in files):
         raise DataError(f"{path}: case '{name}' has files {files}; give a path as text, or a list of paths as image")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from unetkit.data.formats.files import stem_of
-from unetkit.data.layouts.found import Found, image_files, natural, shown
+from unetkit.data.layouts.found import Found, image_files, natural, require_unique, shown
 from unetkit.data.layouts.matching import Pairing, is_mask_name, pair_up
 from unetkit.errors import DataError
 from unetkit.types import Case
@@ -34,7 +36,9 @@ def find(root: Path) -> Found | None:
         cases = _flat(root, notes)
     if not cases:
         return None
-    return Found("paired", root.resolve().name, tuple(_unique(cases)), notes=tuple(notes))
+    cases = _unique(cases)
+    require_unique([case.id for case in cases], root)
+    return Found("paired", root.resolve().name, tuple(cases), notes=tuple(notes))
 
 
 def _places(root: Path) -> Iterator[tuple[Path, Path | None, Path | None, str | None]]:
@@ -141,12 +145,6 @@ def _remarks(pairing: Pairing, images: Path, labels: Path) -> list[str]:
 
 def _unique(cases: Sequence[Case]) -> list[Case]:
     """Cases of different sides may share a name; then the side becomes part of the id."""
-    names = [case.id for case in cases]
-    doubled = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    renamed = [
-        Case(f"{case.split}_{case.id}", case.images, case.label, case.group, case.roi, case.split)
-        if case.id in doubled
-        else case
-        for case in cases
-    ]
+    number = Counter(case.id for case in cases)
+    renamed = [replace(case, id=f"{case.split}_{case.id}") if number[case.id] > 1 else case for case in cases]
     return sorted(renamed, key=lambda case: natural(case.id))
