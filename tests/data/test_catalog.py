@@ -83,3 +83,12 @@ def test_catalogue_needs_nothing_heavy() -> None:
     code = "import sys, unetkit.data.catalog; print(sorted({'numpy', 'torch', 'scipy', 'nibabel'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_root_goes_with_what_is_not_generated(name: str) -> None:
+    if DATASETS[name].generated:
+        with pytest.raises(ValueError, match="contradict each other"):
+            DataSection(dataset=name, root="somewhere")
+    else:
+        assert DataSection(dataset=name, root="somewhere").root == "somewhere"

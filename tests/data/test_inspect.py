@@ -69,3 +69,10 @@ def test_progress_counts_to_the_end(volumes):
     seen = []
     inspect_dataset(opened(volumes), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_infinite_voxels_leave_a_document_that_is_json(volumes):
+    broken = np.zeros(SHAPE, np.float32)
+    broken[0, 0, 0], broken[1, 1, 1] = np.inf, np.nan
+    nifti(volumes / "images" / "a.nii.gz", broken)
+    json.dumps(inspect_dataset(opened(volumes)), allow_nan=False)

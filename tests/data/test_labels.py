@@ -123,3 +123,10 @@ def test_background_avoids_values_that_mean_something():
 def test_counting_equals_sorting(array):
     values, numbers = np.unique(array.astype(np.int64), return_counts=True)
     assert count_values(array) == dict(zip(values.tolist(), numbers.tolist(), strict=True))
+
+
+def test_one_bit_masks_can_want_what_is_dark():
+    mask = np.array([[True, False]])
+    dark = Labels(("membrane",), ((0,),), strict=False)
+    assert encode(mask, dark, "x").tolist() == [[[0, 1]]]
+    assert encode(mask, Labels(("a",), ((2,),), ignore=(255,)), "x").tolist() == [[[1, 0]]]

@@ -66,3 +66,9 @@ def test_faults_are_named() -> None:
         normalize(np.array([[1, np.nan, np.inf]], np.float32), [rule("zscore")])
     with pytest.raises(ShapeError, match=r"1 channel\(s\), the plan was made for 2"):
         normalize(np.ones((1, 3)), [rule("none"), rule("none")])
+
+
+def test_a_dark_channel_keeps_its_place_beside_the_others() -> None:
+    picture = np.array([[[200.0, 100.0]], [[1.0, 0.0]]])
+    found = normalize(picture, [Normalization("rgb")] * 2)
+    np.testing.assert_allclose(found, picture / 255, rtol=1e-6)

@@ -111,7 +111,10 @@ def _look_inside(facts: _CaseFacts, labels: Labels | None) -> None:
 def _measure(facts: _CaseFacts, image: Volume) -> None:
     facts.shape, facts.spacing, facts.dtype = image.shape, image.spacing, image.data.dtype.name
     facts.orientation = orientation(image)
-    facts.low, facts.high = float(np.nanmin(image.data)), float(np.nanmax(image.data))
+    data = image.data
+    if data.dtype.kind == "f" and not np.isfinite(data).all():  # JSON knows neither NaN nor infinity
+        data = data[np.isfinite(data)]
+    facts.low, facts.high = (float(data.min()), float(data.max())) if data.size else (0.0, 0.0)
 
 
 def _overview(dataset: Dataset) -> dict[str, Any]:

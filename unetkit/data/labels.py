@@ -95,8 +95,9 @@ def _encode_grey(array: np.ndarray, labels: Labels) -> np.ndarray:
 
 def _integers(array: np.ndarray, labels: Labels, where: str) -> np.ndarray:
     if array.dtype == bool:
+        # The only class there is; 1 stays 1 where that is known, or where the class is what the mask leaves dark.
         known = _known(labels)
-        return array.astype(np.int32) * (1 if 1 in known else max(known))
+        return array.astype(np.int32) * (1 if 1 in known else max(known - set(labels.ignore)) or 1)
     if array.dtype.kind != "f":
         return array
     rounded = np.rint(array)

@@ -22,9 +22,11 @@ def normalize(data: np.ndarray, rules: Sequence[Normalization], *, mask: np.ndar
         raise ShapeError(f"the image has {len(data)} channel(s), the plan was made for {len(rules)}; give as many")
     if data.dtype.kind in "fc" and not np.isfinite(data).all():
         raise DataError(f"the image has {int((~np.isfinite(data)).sum())} NaN or infinite voxels; repair the file")
+    # White is that of the whole picture: a dark channel must not be brightened against the others.
+    white = _full_scale(data) if any(rule.scheme == "rgb" for rule in rules) else 1.0
     out = np.empty(data.shape, np.float32)
     for channel, (values, rule) in enumerate(zip(data, rules, strict=True)):
-        out[channel] = _one_channel(values, rule, mask)
+        out[channel] = _one_channel(values, rule, mask, white)
     return out
 
 
@@ -33,7 +35,7 @@ def object_mask(data: np.ndarray) -> np.ndarray:
     return ndimage.binary_fill_holes((data != 0).any(axis=0))
 
 
-def _one_channel(values: np.ndarray, rule: Normalization, mask: np.ndarray | None) -> np.ndarray:
+def _one_channel(values: np.ndarray, rule: Normalization, mask: np.ndarray | None, white: float) -> np.ndarray:
     match rule.scheme:
         case "ct":
             clipped = np.clip(values.astype(np.float32), rule.low, rule.high)
@@ -49,9 +51,10 @@ def _one_channel(values: np.ndarray, rule: Normalization, mask: np.ndarray | Non
             return _zscore(values, values)
         case "zscore_mask":
             inside = object_mask(values[None]) if mask is None else mask
+            # Outside stays 0, the mean of what is inside: the border between the two is no edge to learn from.
             return np.where(inside, _zscore(values, values[inside] if inside.any() else values), 0)
         case "rgb":
-            return values.astype(np.float32) / np.float32(_full_scale(values))
+            return values.astype(np.float32) / np.float32(white)
         case "none":
             return values.astype(np.float32)
     raise DataError(
