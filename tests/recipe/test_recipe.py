@@ -7,7 +7,9 @@ import pytest
 
 from unetkit.errors import RecipeError
 from unetkit.recipe import Recipe, list_recipes, resolve
+from unetkit.recipe.faults import section_of
 from unetkit.recipe.merge import flatten_recipe, known_keys, recipe_from_json
+from unetkit.recipe.schema import Section
 from unetkit.recipe.words import nest, parse_words, read_yaml
 
 
@@ -65,6 +67,16 @@ def test_all_faults_at_once() -> None:
 )
 def test_one_fault(word: str, line: str) -> None:
     assert faults_of(word)[0].startswith(line)
+
+
+@pytest.mark.parametrize("text", ["{[1, 2]: 3}", "a\x07b"])
+def test_yaml_that_cannot_be_is_a_fault_of_the_user(text: str) -> None:
+    assert "this is not valid YAML" in faults_of(f"data.classes={text}")[0]
+
+
+def test_a_section_on_the_command_line_is_the_origin_of_its_keys() -> None:
+    origins = resolve(["train.optimizer={name: adamw, lr: 1e-3}"]).origins
+    assert origins == {"train.optimizer.name": "command line", "train.optimizer.lr": "command line"}
 
 
 def test_unknown_recipe_names_the_nearest() -> None:
@@ -126,10 +138,11 @@ def test_stored_recipe_comes_back() -> None:
 
 
 def test_every_key_is_explained() -> None:
-    undescribed = [
-        f"{section.__name__}.{name}"
-        for section in (Recipe, *(type(getattr(Recipe(), s)) for s in ("data", "plan", "infer", "evaluate")))
-        for name, field in section.model_fields.items()
-        if not field.description and not isinstance(field.default, tuple | type(Recipe().data).__mro__[1])
-    ]
-    assert undescribed == []
+    def undescribed(section: type[Section]) -> list[str]:
+        missing = []
+        for name, field in section.model_fields.items():
+            inner = section_of(field.annotation)
+            missing += undescribed(inner) if inner else [] if field.description else [f"{section.__name__}.{name}"]
+        return missing
+
+    assert undescribed(Recipe) == []

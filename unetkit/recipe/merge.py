@@ -66,7 +66,8 @@ def resolve(words: Iterable[str] = (), recipe: str | None = None) -> Resolved:
         over = nest(values)
     except RecipeError as error:
         raise _refusal([*faults, str(error)]) from error
-    origins |= dict.fromkeys(_whole_keys(values), "command line")
+    # A word may give a whole section: train.optimizer={name: adamw} settles the origin of the keys within.
+    origins |= dict.fromkeys(_whole_keys(flatten(over)), "command line")
     return Resolved(_check(_merge(tree, over), faults), origins, None if name is None else str(name))
 
 
@@ -94,7 +95,7 @@ def _merge(below: Tree, above: Tree, prefix: str = "") -> Tree:
     merged = dict(below)
     for key, value in above.items():
         inner = merged.get(key)
-        if isinstance(value, dict) and isinstance(inner, dict) and prefix + key not in _WHOLE:
+        if isinstance(value, dict) and isinstance(inner, dict) and f"{prefix}{key}" not in _WHOLE:
             value = _merge(inner, value, f"{prefix}{key}.")
         merged[key] = value
     return merged
@@ -108,6 +109,7 @@ def _check(tree: Tree, faults: list[str]) -> Recipe:
     faults = list(faults)
     recipe = None
     try:
+        # By way of JSON, where strict mode knows numbers, texts and lists only: a YAML tuple or date is none of them.
         recipe = Recipe.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
         faults += explain_faults(error, Recipe)

@@ -56,7 +56,7 @@ class SplitSection(Section):
     def _agrees(self) -> SplitSection:
         if self.kind == "kfold" and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} does not exist among {self.folds} folds; give 0 to {self.folds - 1}")
-        if self.kind != "fixed" and (self.train or self.val or self.test) and self.kind != "auto":
+        if self.kind in ("random", "kfold") and (self.train or self.val or self.test):
             raise ValueError(f"kind {self.kind} contradicts lists of case ids; use kind=fixed or drop the lists")
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction + test_fraction leave nothing to train on; keep their sum below 1")
@@ -138,19 +138,21 @@ class PlanSection(Section):
 class OptimizerSection(Section):
     """The optimiser."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    lr: PositiveFloat = 0.01
+    name: Literal["sgd", "adamw"] = Field("sgd", description="sgd with momentum, or adamw")
+    lr: PositiveFloat = Field(0.01, description="learning rate after the warm-up, before any decay")
     momentum: Fraction = Field(0.99, description="of sgd")
     nesterov: bool = Field(True, description="of sgd")
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="of adamw")
-    weight_decay: NonNegative = 3e-5
+    weight_decay: NonNegative = Field(3e-5, description="L2 penalty of sgd, decoupled decay of adamw")
 
 
 class ScheduleSection(Section):
     """The learning rate over time, updated at every step."""
 
-    name: Literal["poly", "cosine", "constant"] = "poly"
-    power: PositiveFloat = Field(0.9, description="of poly")
+    name: Literal["poly", "cosine", "constant"] = Field(
+        "poly", description="way down from the learning rate: (1 - t)^power, half a cosine, or none"
+    )
+    power: PositiveFloat = Field(0.9, description="exponent of poly")
     warmup: NonNegative = Field(0.0, description="epochs of linear warm-up")
     min_lr: NonNegative = Field(0.0, description="floor of the learning rate")
 
@@ -161,13 +163,15 @@ class LossSection(Section):
     name: Literal["auto", "dice_ce", "dice_bce", "dice", "ce", "focal", "tversky", "boundary"] = Field(
         "auto", description="auto: dice_bce for regions, else dice_ce"
     )
-    dice_weight: NonNegative = 1.0
+    dice_weight: NonNegative = Field(1.0, description="weight of the soft Dice term")
     ce_weight: NonNegative = Field(1.0, description="weight of the cross-entropy (or BCE) term")
     batch_dice: bool = Field(False, description="pool Dice sums over the batch")
     dice_background: bool = Field(False, description="count the background in Dice")
     dice_squared: bool = Field(False, description="square the terms of the denominator")
-    smooth: NonNegative = 1e-5
-    focal_gamma: NonNegative = 2.0
+    smooth: NonNegative = Field(1e-5, description="added to numerator and denominator of Dice and Tversky")
+    focal_gamma: NonNegative = Field(
+        2.0, description="how much less an easy voxel counts in the focal loss; 0: as much"
+    )
     tversky_alpha: NonNegative = Field(0.3, description="weight of false positives")
     tversky_beta: NonNegative = Field(0.7, description="weight of false negatives")
     boundary_weight: NonNegative = Field(
@@ -188,9 +192,11 @@ class AugmentSection(Section):
     )
     rotation_p: Fraction | None = Field(None, description="probability of rotation, instead of the preset's")
     rotation_degrees: NonNegative | None = Field(None, description="largest angle, instead of the preset's")
-    scale_p: Fraction | None = None
-    scale: tuple[PositiveFloat, PositiveFloat] | None = None
-    elastic_p: Fraction = 0.0
+    scale_p: Fraction | None = Field(None, description="probability of scaling, instead of the preset's")
+    scale: tuple[PositiveFloat, PositiveFloat] | None = Field(
+        None, description="smallest and largest factor, instead of the preset's; above 1 shows more of the image"
+    )
+    elastic_p: Fraction = Field(0.0, description="probability of an elastic deformation")
     elastic_magnitude: NonNegative = Field(6.0, description="standard deviation of the displacements in voxels")
     elastic_grid: Positive = Field(8, description="control points per axis")
     intensity: bool = Field(
@@ -201,7 +207,7 @@ class AugmentSection(Section):
 class TrainSection(Section):
     """The training loop."""
 
-    epochs: Positive = 100
+    epochs: Positive = Field(100, description="length of the training; the learning rate follows it")
     steps_per_epoch: Positive | None = Field(
         None, description="steps of an epoch; without it one pass over the cases (or slices)"
     )
@@ -223,7 +229,7 @@ class TrainSection(Section):
     ema: Fraction = Field(0.0, description="decay of the averaged weights; 0: none")
     compile: bool = Field(False, description="torch.compile, falling back with a reason")
     channels_last: bool | Literal["auto"] = Field(
-        "auto", description="memory layout; auto measures nothing and follows facts"
+        "auto", description="memory layout of the tensors; auto: where it is known to be the faster one"
     )
     deterministic: bool = Field(False, description="same seed, same weights on a GPU too (slower)")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")

@@ -19,12 +19,15 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):  # a list as a key: YAML itself refuses that, with the line
+                continue
             if key.value in seen:
                 raise RecipeError(f"line {key.start_mark.line + 1}: the key '{key.value}' stands twice; keep one")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 as PyYAML reads it takes 1e-4 for a text, as it lacks a point, and `no` (Norway) for false.
 _NUMBER = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\.inf|\.nan)$")
 _FLOAT, _BOOL = "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool"
 _kept = {
@@ -43,6 +46,8 @@ def read_yaml(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise RecipeError(f"{where}{line}: this is not valid YAML ({error.problem})") from error
+    except yaml.YAMLError as error:  # a control character, of which no line is known
+        raise RecipeError(f"{where}: this is not valid YAML ({str(error).splitlines()[0]})") from error
     except RecipeError as error:
         raise RecipeError(f"{where}, {error}") from error
 
