@@ -22,6 +22,13 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"\n  {verb} " in out for verb in VERBS)
 
 
+@pytest.mark.parametrize(("verb", "word"), [("predict", "overwrite"), ("evaluate", "split"), ("list", "licence")])
+def test_help_of_a_verb_names_its_words(capsys: pytest.CaptureFixture[str], verb: str, word: str) -> None:
+    code, out, _ = run(capsys, verb, "--help")
+    assert code == 0
+    assert f"\n  {word} " in out
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -36,6 +43,11 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (("predict", "run=x"), "output is missing"),
         (("predict", "run=x", "output=o"), "give input=FILE_OR_FOLDER"),
         (("evaluate", "predictions=a"), "predictions need references"),
+        (("evaluate", "predictions=a", "references=b", "data.root=c"), "one of the two"),
+        (("evaluate", "predictions=a", "references=b", "split=val"), "split is not used with references="),
+        (("evaluate", "predictions=a", "references=b", "infer.overlap=0.1"), "infer is not used with predictions="),
+        (("evaluate", "run=a", "references=b"), "references is not used with run="),
+        (("predict", "run=x", "input=i", "output=o", "data.root=c"), "data is not used with input="),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(
@@ -111,6 +123,8 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     monkeypatch.setattr(verbs, "run_list", stop)
     assert main(["list"]) == 130
     assert "stopped" in capsys.readouterr().err
+    assert main(["list", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out)["kind"] == "KeyboardInterrupt"
 
 
 def test_a_folder_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,10 +122,15 @@ def test_select_last_leaves_no_best_and_init_starts_from_its_weights(squares, tm
     assert all(torch.allclose(old[k], new[k], atol=1e-3) for k in old if "num_batches" not in k and "running" not in k)
 
 
-def test_without_validation_cases_there_are_weights_but_no_score(squares, tmp_path):
+def test_without_validation_cases_there_are_weights_and_a_report_but_no_score(squares, tmp_path):
     more = ("data.split.kind=random", "data.split.val_fraction=0", "train.epochs=1")
     result = train(recipe(squares, tmp_path, *more), progress=False)
-    assert (result.dice, result.report, result.overlay) == (None, None, None)
+    assert (result.dice, result.overlay, result.failures) == (None, None, {})
+    page = result.report.read_text(encoding="utf-8")
+    assert "No case was scored" in page
+    assert all(f'id="{section}"' in page for section in ("curves", "plan", "recipe"))
+    assert (result.run / "pictures" / "curves.png").is_file()
+    assert json.loads((result.run / "metrics.json").read_text())["dice"] is None
     assert (result.run / "last.safetensors").is_file()
     assert str(result.run) in result.summary()
 

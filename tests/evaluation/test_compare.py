@@ -136,7 +136,7 @@ def test_rules_are_applied(folders):
 def test_missing_predictions_are_named(folders):
     pred, ref = folders
     (pred / "case1.nii.gz").unlink()
-    with pytest.raises(DataError, match=r"no prediction for case1.nii.gz \(1 of 3 references\)"):
+    with pytest.raises(DataError, match=r"no prediction for case1.nii.gz \(1 of 3 references in "):
         evaluate(pred, ref)
     with pytest.raises(DataError, match=r"no prediction for y \(1 of 2 references\)"):
         evaluate({"x": guess()}, {"x": truth(), "y": truth()})
@@ -163,6 +163,8 @@ def test_other_faults_are_one_line_each(folders, tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="holds no label map of a known format"):
         evaluate(tmp_path / "none", ref)
+    with pytest.raises(DataError, match=r"none: holds no label map .* name the data set .* with data\.root="):
+        evaluate(ref, tmp_path / "none")
     with pytest.raises(DataError, match="no such file"):
         evaluate(tmp_path / "absent.nii.gz", ref / "case0.nii.gz")
     with pytest.raises(RecipeError, match="label value 1 is in both 'a' and 'b'"):

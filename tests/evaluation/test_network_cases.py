@@ -10,7 +10,15 @@ from PIL import Image
 from unetkit.checkpoint import Checkpoint, save_checkpoint, versions
 from unetkit.data.datasets import open_dataset
 from unetkit.errors import DataError, RecipeError
-from unetkit.evaluation import cases_of_run, evaluate_cases, evaluate_folders, evaluate_run
+from unetkit.evaluation import (
+    cases_of_run,
+    evaluate_cases,
+    evaluate_dataset,
+    evaluate_folders,
+    evaluate_run,
+    require_scores,
+    write_evaluation,
+)
 from unetkit.infer.folder import predict_cases
 from unetkit.infer.network import build_network
 from unetkit.infer.predictor import load
@@ -81,6 +89,26 @@ def test_predicted_files_score_as_the_run_does(run, data, tmp_path):
     assert scored.rows == evaluate_run(run, "test", {}, device="cpu").rows
 
 
+def test_predicted_files_score_against_the_data_set(run, data, tmp_path):
+    """The data set's own labels, or a side of its split; with the image behind the labels."""
+    predict_cases(load(run, device="cpu"), cases_of_run(run, "test", {}), tmp_path / "out")
+    fixed = {"kind": "fixed", "train": ["c0", "c1"], "val": ["c2"], "test": ["c3", "c4"]}
+    section = DataSection.model_validate({"root": str(data), "split": fixed})
+    rules = EvaluateSection()
+    scored = evaluate_dataset(tmp_path / "out", "test", data=section, rules=rules)
+    expected = evaluate_run(run, "test", {}, device="cpu")
+    assert [of["foreground"] for of in scored.rows.values()] == [of["disc"] for of in expected.rows.values()]
+    assert scored.pictures["best"].picture.image.any()
+    assert scored.about["split"] == "test"
+    with pytest.raises(DataError, match=r"no prediction for c0, c1, c2 \(3 of 5 cases in "):
+        evaluate_dataset(tmp_path / "out", None, data=section, rules=rules)
+    (tmp_path / "out" / "c3.png").write_bytes(b"broken")
+    assert "c3" in evaluate_dataset(tmp_path / "out", "test", data=section, rules=rules).failures
+    no_val = DataSection.model_validate({"root": str(data), "split": fixed | {"train": ["c0", "c1", "c2"], "val": []}})
+    with pytest.raises(DataError, match=r"the val split has no case; choose split=train or test"):
+        evaluate_dataset(tmp_path / "out", "val", data=no_val, rules=rules)
+
+
 def test_a_case_that_fails_is_named_and_the_others_go_on(run, data):
     Image.fromarray(np.zeros((40, 36), np.uint8)).save(data / "masks" / "c1.png")
     recipe = Recipe.model_validate({"data": {"root": str(data)}}, strict=False)
@@ -91,10 +119,17 @@ def test_a_case_that_fails_is_named_and_the_others_go_on(run, data):
     assert "cannot be read" in scored.failures["c2"]
     assert scored.summary["presence"]["disc"]["absent"] == 1
     assert "not scored: c2" in scored.table()
+    assert require_scores(scored) is scored
     with pytest.raises(DataError, match=r"none of 1 cases could be evaluated; c2: .*cannot be read"):
-        evaluate_cases(load(run, device="cpu"), dataset, ["c2"], recipe)
-    with pytest.raises(DataError, match="no case to evaluate"):
-        evaluate_cases(load(run, device="cpu"), dataset, [], recipe)
+        require_scores(evaluate_cases(load(run, device="cpu"), dataset, ["c2"], recipe))
+
+
+def test_no_case_gives_no_score_but_a_report(run, data, tmp_path):
+    recipe = Recipe.model_validate({"data": {"root": str(data)}}, strict=False)
+    none = evaluate_cases(load(run, device="cpu"), open_dataset(recipe.data), [], recipe)
+    assert (none.to_json()["dice"], none.to_csv()) == (None, "case,class,metric,value\n")
+    assert "0 cases" in none.table()
+    assert "No case was scored" in write_evaluation(none, tmp_path / "out").read_text(encoding="utf-8")
 
 
 def test_settings_change_the_run(run):
@@ -102,6 +137,8 @@ def test_settings_change_the_run(run):
     assert "hd95" not in evaluate_run(run, "val", settings, device="cpu").rows["c2"]["disc"]
     with pytest.raises(RecipeError, match=r"evaluate\.empty"):
         evaluate_run(run, "val", {"evaluate": {"empty": "nothing"}}, device="cpu")
+    with pytest.raises(RecipeError, match=r"data\.split: .* has divided its cases already"):
+        cases_of_run(run, "val", {"split": {"kind": "kfold"}})
 
 
 def test_cases_of_a_split_and_of_other_data(run, data, tmp_path):
@@ -115,7 +152,7 @@ def test_cases_of_a_split_and_of_other_data(run, data, tmp_path):
 
 def test_an_empty_split_is_refused(run):
     (run / "split.json").write_text(json.dumps({"train": ["c0"], "val": ["c2"], "test": []}))
-    with pytest.raises(DataError, match=r"the test split of .* has no case; choose split=train or val"):
+    with pytest.raises(DataError, match=r"the test split has no case; choose split=train or val"):
         cases_of_run(run, "test", {})
     (run / "split.json").write_text("{")
     with pytest.raises(DataError, match=r"split.json: cannot be read"):

@@ -119,6 +119,16 @@ def test_pictures_are_written_too(data, tmp_path):
             assert np.asarray(picture.convert("L")).std() > 5
 
 
+def test_a_report_takes_away_the_pictures_it_replaces(data, tmp_path):
+    write_report(tmp_path, data)
+    (tmp_path / "pictures" / "overlay_of_mine.png").write_bytes(b"")
+    write_report(tmp_path, replace(data, history=(), pictures={"best": data.pictures["best"]}))
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
+        "overlay_best.png",
+        "overlay_of_mine.png",
+    ]
+
+
 def test_a_bare_evaluation_has_a_report(data, tmp_path):
     bare = replace(data, history=(), pictures={}, recipe=(), reasons={}, versions={}, machine={}, failures={})
     page = Page(write_report(tmp_path, replace(bare, phantom=False)).read_text(encoding="utf-8"))

@@ -101,8 +101,9 @@ def tell(faults: Iterable[str]) -> None:
 
 def _help_of(verb: str) -> tuple[Any, str]:
     from unetkit.cli.arguments import EvaluateWords, ListWords, PredictWords, described
+    from unetkit.recipe.schema import Section
 
-    schemas = {"list": ListWords, "predict": PredictWords, "evaluate": EvaluateWords}
+    schemas: dict[str, type[Section]] = {"list": ListWords, "predict": PredictWords, "evaluate": EvaluateWords}
     takes = described(schemas[verb]) if verb in schemas else "  the keys of a recipe; `unetkit show` prints them all"
     return {"verb": verb, "help": VERBS[verb], "words": takes}, f"unetkit {verb}: {VERBS[verb]}\n\nwords:\n{takes}"
 

@@ -140,11 +140,11 @@ def run_evaluate(words: list[str]) -> Outcome:
         settings = {name: given(getattr(args, name)) for name in ("data", "infer", "evaluate")}
         evaluation = evaluate_run(Path(args.run), args.split or "test", settings, device=args.device, progress=progress)
     else:
-        predictions, rest = Path(str(args.predictions)), {"data": args.data, "rules": args.evaluate}
+        told: dict[str, Any] = {"data": args.data, "rules": args.evaluate, "progress": progress}
         if args.references is not None:
-            evaluation = evaluate_folders(predictions, Path(args.references), **rest, progress=progress)
+            evaluation = evaluate_folders(Path(str(args.predictions)), Path(args.references), **told)
         else:
-            evaluation = evaluate_dataset(predictions, args.split, **rest, progress=progress)
+            evaluation = evaluate_dataset(Path(str(args.predictions)), args.split, **told)
     written = write_evaluation(evaluation, Path(args.output)) if args.output else None
     where = f"\nwritten to {written}" if written else ""
     document = {**evaluation.to_json(), "output": str(written) if written else None}

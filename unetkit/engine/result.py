@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import platform
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unetkit.checkpoint import find_checkpoint, versions
+from unetkit.checkpoint import versions
 from unetkit.engine.log import read_log
 from unetkit.engine.task import Task
-from unetkit.evaluation import Evaluation, evaluate_cases, write_evaluation
+from unetkit.evaluation import Evaluation, evaluate_cases, require_scores, write_evaluation
 from unetkit.infer.predictor import Predictor
 from unetkit.progress import case_bar
 from unetkit.recipe.merge import flatten_recipe
-from unetkit.report import ReportData
+from unetkit.report import ReportData, overlay_name
 
+# Which picture stands for the run: the median case shows what to expect.
 _OVERLAYS = ("median", "best", "worst")
 
 
@@ -28,15 +29,17 @@ class TrainResult:
     """Where a run's results are, and the most important of them.
 
     `dice` is the mean foreground Dice over the validation cases, by the checkpoint that the recipe selects, and
-    `per_class` that of each class; None where no case says anything. Report and overlay are None if none validates.
+    `per_class` that of each class; None where no case says anything. `overlay` is None if no case has a score.
+    `failures` says of each case why it could not be scored; the scores are without them.
     """
 
     run: Path
-    report: Path | None
+    report: Path
     overlay: Path | None
     dice: float | None
     per_class: dict[str, float | None]
     seconds: float
+    failures: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -46,6 +49,7 @@ class TrainResult:
             "dice": self.dice,
             "per_class": dict(self.per_class),
             "seconds": self.seconds,
+            "failures": dict(self.failures),
         }
 
     def summary(self) -> str:
@@ -57,20 +61,19 @@ class TrainResult:
         rows += [("seconds", f"{self.seconds:.0f}"), ("run", self.run)]
         rows += [(name, path) for name, path in (("report", self.report), ("overlay", self.overlay)) if path]
         wide = max(len(name) for name, _ in rows) + 2
-        return "\n".join(f"{name:<{wide}}{value}" for name, value in rows)
+        lines = [f"{name:<{wide}}{value}" for name, value in rows]
+        return "\n".join([*lines, *(f"not scored: {case}: {why}" for case, why in self.failures.items())])
 
 
 def conclude(task: Task, started: float, shown: bool) -> TrainResult:
     """Score a trained run on whole cases it did not train on, write metrics and report, and return what came out.
 
-    `started` is when the run began, by the monotonic clock.
-
-    Raises DataError if no case can be evaluated or the report cannot be written.
+    `started` is when the run began, by the monotonic clock. Without a case to score there is a report all the same,
+    of the training alone. Raises DataError if all cases fail, after the report, or if it cannot be written.
     """
     run, (side, ids) = task.folder.path, judged_on(task)
-    if not ids:
-        return TrainResult(run, None, None, None, {}, time.monotonic() - started)
-    predictor = Predictor.from_checkpoint(find_checkpoint(run), str(task.device))
+    # From the folder, not from memory: what is scored is the file that users will load.
+    predictor = Predictor.from_checkpoint(run, str(task.device))
     evaluation = evaluate_cases(
         predictor,
         task.preparation.dataset,
@@ -81,10 +84,10 @@ def conclude(task: Task, started: float, shown: bool) -> TrainResult:
     )
     seconds = time.monotonic() - started
     report = write_evaluation(evaluation, run, _report(task, evaluation, seconds))
-    drawn = (run / "pictures" / f"overlay_{role}.png" for role in _OVERLAYS)
-    scores = evaluation.to_json()
+    scores = require_scores(evaluation).to_json()
+    drawn = (run / "pictures" / overlay_name(role) for role in _OVERLAYS if role in evaluation.pictures)
     return TrainResult(
-        run, report, next((p for p in drawn if p.is_file()), None), scores["dice"], scores["per_class"], seconds
+        run, report, next(drawn, None), scores["dice"], scores["per_class"], seconds, dict(evaluation.failures)
     )
 
 

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from unetkit.checkpoint import load_checkpoint
+from unetkit.checkpoint import read_recipe
 from unetkit.data.cases import read_case
 from unetkit.data.catalog import DATASETS
 from unetkit.data.datasets import Dataset, open_dataset
 from unetkit.data.preprocess import preprocess
 from unetkit.data.splits import Split, make_split
 from unetkit.errors import DataError, RecipeError, UnetkitError
-from unetkit.evaluation.result import Evaluation
+from unetkit.evaluation.result import Evaluation, require_scores
 from unetkit.evaluation.tally import Tally
 from unetkit.infer.inputs import check_image
 from unetkit.infer.predictor import Predictor
@@ -39,30 +39,30 @@ def evaluate_cases(
 ) -> Evaluation:
     """Predict cases of a data set and score them on their own grid, by the recipe's `evaluate` section.
 
-    A case that fails is named in `failures` and the others go on. `progress` is called with (cases, of all);
-    `about` adds to what is known of model and data set. Raises DataError if there are no cases, or all fail.
+    A case that fails is named in `failures` and the others go on; `require_scores` tells whether any is left.
+    `progress` is called with (cases, of all); `about` adds to what is known of model and data set.
     """
-    if not case_ids:
-        raise DataError(f"{dataset.name}: no case to evaluate; check data.split")
     tally = Tally(predictor.plan.labels, recipe.evaluate)
     for number, case_id in enumerate(case_ids, start=1):
         try:
             _score(predictor, dataset.case(case_id), tally)
+        # What is the fault of one case's files or size ends that case; anything else is a bug and ends the run.
         except (UnetkitError, MemoryError) as error:
             tally.failures[case_id] = str(error) if isinstance(error, UnetkitError) else "not enough memory"
         if progress:
             progress(number, len(case_ids))
-    if not tally.rows:
-        first = next(iter(tally.failures.items()))
-        raise DataError(f"none of {len(case_ids)} cases could be evaluated; {first[0]}: {first[1]}")
+    return tally.result({"model": recipe.model.name, **about_dataset(dataset), **(about or {})})
+
+
+def about_dataset(dataset: Dataset) -> dict[str, str]:
+    """Return a data set's name, and whether it is generated: a report must not pass phantoms off as patients."""
     known = DATASETS.get(dataset.name)
-    generated = "yes" if known is not None and known.generated else "no"
-    return tally.result(
-        {"model": recipe.model.name, "dataset": dataset.name, "generated": generated, **(about or {})},
-    )
+    return {"dataset": dataset.name, "generated": "yes" if known is not None and known.generated else "no"}
 
 
 def _score(predictor: Predictor, case: Case, tally: Tally) -> None:
+    # The label goes a way of its own: only the network's output passes through preprocessing and back, so that what
+    # resampling loses is counted against the prediction.
     image, label = read_case(case, tally.labels)
     if label is None:
         raise DataError(f"case {case.id}: has no label to score against; add one, or leave the case out")
@@ -82,14 +82,14 @@ def evaluate_run(
     """Predict and score a split (train, val, test) of a run's data, or of other data.
 
     `settings` holds changed keys of the recipe's sections `data`, `infer` and `evaluate`.
-    Raises CheckpointError for a run that cannot be loaded, DataError for data that cannot be used or a split
-    without cases, RecipeError for a setting that is not possible.
+    Raises CheckpointError for a run that cannot be loaded, DataError for data that cannot be used, a split without
+    cases and if all cases fail, RecipeError for a setting that is not possible.
     """
     predictor = Predictor.from_checkpoint(run, device, **settings.get("infer", {}))
-    recipe = load_checkpoint(run).recipe
+    recipe = read_recipe(run)
     rules = _changed(recipe.evaluate, settings.get("evaluate", {}), "evaluate")
     dataset, ids = _split_of_run(run, recipe, split, settings.get("data", {}))
-    return evaluate_cases(
+    evaluation = evaluate_cases(
         predictor,
         dataset,
         ids,
@@ -97,6 +97,7 @@ def evaluate_run(
         progress=progress,
         about={"title": f"{run.stem}: {split}", "split": split, "run": str(run)},
     )
+    return require_scores(evaluation)
 
 
 def cases_of_run(run: Path, split: str, data: Mapping[str, Any]) -> list[Case]:
@@ -105,28 +106,43 @@ def cases_of_run(run: Path, split: str, data: Mapping[str, Any]) -> list[Case]:
     Raises CheckpointError for a run that cannot be loaded, DataError for data that cannot be used or a split
     without cases, RecipeError for a key that is not possible.
     """
-    dataset, ids = _split_of_run(run, load_checkpoint(run).recipe, split, data)
+    dataset, ids = _split_of_run(run, read_recipe(run), split, data)
     return [dataset.case(name) for name in ids]
 
 
 def _split_of_run(run: Path, recipe: Recipe, split: str, changed: Mapping[str, Any]) -> tuple[Dataset, tuple[str, ...]]:
     """Open the run's data and find the cases of its split; of data new to it take all, or the side they state."""
     section = recipe.data
+    if "split" in changed:
+        raise RecipeError(
+            f"data.split: {run} has divided its cases already (split.json), and another split would score cases that "
+            "it trained on; drop the key"
+        )
     if {"root", "dataset"} & set(changed):
         # Where the data lie is said by both keys together: a new one must not meet the other of training.
         section = section.model_copy(update={"root": None, "dataset": None, "generator": {}})
     dataset = open_dataset(_changed(section, changed, "data"))
     own = _stored_split(run) or make_split(dataset, recipe.data.split)
-    ids: tuple[str, ...] = getattr(own, split)
-    if not {*own.train, *own.val, *own.test} & {case.id for case in dataset.cases}:
-        ids = tuple(case.id for case in dataset.labelled if case.split in (None, split))
+    if {*own.train, *own.val, *own.test} & {case.id for case in dataset.cases}:
+        # The same cases, perhaps in another place: those that trained must not be scored as unseen.
+        return dataset, ids_of_side(own, split, f"{run}, {dataset.name}")
+    ids = tuple(case.id for case in dataset.labelled if case.split in (None, split))
     if not ids:
-        filled = " or ".join(name for name in ("train", "val", "test") if getattr(own, name))
-        raise DataError(f"{run}: the {split} split of {dataset.name} has no case; choose split={filled}")
+        raise DataError(f"{dataset.name}: no labelled case in its {split} split; add labels, or choose another split=")
     return dataset, ids
 
 
+def ids_of_side(split: Split, side: str, where: str) -> tuple[str, ...]:
+    """Return the case ids of a side (train, val, test) of a split. Raises DataError, naming the others, for none."""
+    ids: tuple[str, ...] = getattr(split, side)
+    if not ids:
+        filled = " or ".join(name for name in ("train", "val", "test") if getattr(split, name))
+        raise DataError(f"{where}: the {side} split has no case; choose split={filled}")
+    return ids
+
+
 def _stored_split(run: Path) -> Split | None:
+    # Beside a checkpoint that was copied out of its run there is none.
     path = (run if run.is_dir() else run.parent) / "split.json"
     try:
         return Split.from_json(json.loads(path.read_text(encoding="utf-8")))

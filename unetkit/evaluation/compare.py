@@ -8,28 +8,25 @@ from pathlib import Path
 
 import numpy as np
 
+from unetkit.data.cases import read_case
+from unetkit.data.datasets import open_dataset
 from unetkit.data.declared import Declared, final_labels
-from unetkit.data.formats.files import stem_of
-from unetkit.data.geometry import difference, stored_like
 from unetkit.data.labels import MAX_CLASSES, encode
 from unetkit.data.labelscan import scan_labels
-from unetkit.data.layouts.found import image_files, shown
-from unetkit.data.layouts.matching import pair_up
-from unetkit.data.volumes import read_volume
-from unetkit.errors import DataError, ShapeError
-from unetkit.evaluation.result import Evaluation
+from unetkit.data.splits import make_split
+from unetkit.errors import DataError, UnetkitError
+from unetkit.evaluation.cases import about_dataset, ids_of_side
+from unetkit.evaluation.pairs import LabelMap, Pairs, Side, on_grid_of, open_label, pair_sides, predictions_of
+from unetkit.evaluation.result import Evaluation, require_scores
 from unetkit.evaluation.tally import Tally
 from unetkit.progress import Progress
 from unetkit.recipe.schema import DataSection, EvaluateSection
 from unetkit.types import Labels, Volume
 
-LabelMap = str | Path | np.ndarray | Volume
-Pairs = dict[str, tuple[LabelMap, LabelMap]]
-
 
 def evaluate(
-    predictions: LabelMap | Mapping[str, LabelMap],
-    references: LabelMap | Mapping[str, LabelMap],
+    predictions: Side,
+    references: Side,
     *,
     classes: Labels | Mapping[str, int | list[int]] | Sequence[str] | None = None,
     spacing: Sequence[float] | None = None,
@@ -49,7 +46,7 @@ def evaluate(
     >>> evaluate(truth, truth, classes=["disc"]).dice
     1.0
     """
-    pairs = _pairs(predictions, references)
+    pairs = pair_sides(predictions, references)
     labels = classes if isinstance(classes, Labels) else _labels(_section(classes), [ref for _, ref in pairs.values()])
     return _evaluate(pairs, labels, rules or EvaluateSection(), spacing, progress)
 
@@ -67,8 +64,48 @@ def evaluate_folders(
     Raises DataError for what cannot be read or paired and for grids that differ, RecipeError for a section that
     contradicts itself.
     """
-    pairs = _pairs(predictions, references)
+    pairs = pair_sides(predictions, references)
     return _evaluate(pairs, _labels(data, [ref for _, ref in pairs.values()]), rules, None, progress)
+
+
+def evaluate_dataset(
+    predictions: Path,
+    side: str | None,
+    *,
+    data: DataSection,
+    rules: EvaluateSection,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score the label maps of a folder against a data set's own labels: all of them, or a side of its split.
+
+    `side` is train, val or test of `data.split`, or None. Values in the predictions mean what they mean in the data
+    set's label files. A case that cannot be read is named in `failures` and the others go on.
+    Raises DataError for data that cannot be used, a side without cases, cases without prediction, and if all cases
+    fail; RecipeError for a section that contradicts itself.
+    """
+    dataset = open_dataset(data)
+    cases = list(dataset.labelled)
+    if side is not None:
+        wanted = set(ids_of_side(make_split(dataset, data.split), side, dataset.name))
+        cases = [case for case in cases if case.id in wanted]
+    if not cases or dataset.labels is None:
+        raise DataError(f"{dataset.name}: no labelled case to score against; add labels, or give references=FOLDER")
+    files = predictions_of(predictions, cases)
+    tally = Tally(dataset.labels, rules)
+    for number, case in enumerate(cases, start=1):
+        try:
+            # The image comes too: it is shown behind the labels, and carries the region of interest.
+            image, ref = read_case(case, dataset.labels)
+            pred = on_grid_of(open_label(files[case.id], None, case.id), image, case.id)
+            assert ref is not None  # labelled cases only
+            encoded = encode(pred.data[0], dataset.labels, f"case {case.id}, prediction")
+            tally.score(case.id, image, encoded, ref.data)
+        except UnetkitError as error:
+            tally.failures[case.id] = str(error)
+        if progress:
+            progress(number, len(cases))
+    about = about_dataset(dataset) | {"title": f"{predictions.name} on {dataset.name}", "split": side or "all"}
+    return require_scores(tally.result(about))
 
 
 def _evaluate(
@@ -80,16 +117,12 @@ def _evaluate(
 ) -> Evaluation:
     tally = Tally(labels, rules)
     for number, (name, (prediction, reference)) in enumerate(pairs.items(), start=1):
-        pred, ref = (_open(item, spacing, name) for item in (prediction, reference))
-        pred = stored_like(pred, ref)
-        if apart := difference(pred, ref):
-            raise DataError(
-                f"case {name}: prediction and reference lie on different grids: the prediction has {apart} of the "
-                "reference; resample one to the other"
-            )
+        ref = open_label(reference, spacing, name)
+        pred = on_grid_of(open_label(prediction, spacing, name), ref, name)
         one, two = (
             encode(v.data[0], labels, f"case {name}, {w}") for v, w in ((pred, "prediction"), (ref, "reference"))
         )
+        # There is no image to show behind the labels; a black one has their grid.
         tally.score(name, replace(ref, data=np.zeros_like(ref.data, dtype=np.uint8)), one, two)
         if progress:
             progress(number, len(pairs))
@@ -111,63 +144,10 @@ def _labels(section: DataSection, references: Sequence[LabelMap]) -> Labels:
     found, _ = final_labels(section, Declared(), lambda declared: scan_labels(paths, declared))
     if found is not None:
         return found
+    # Nothing names the values of arrays: as with files of unknown origin, each value beside 0 is a class.
     values = sorted({int(value) for array in arrays for value in np.unique(array)} - {0})
     if not values or len(values) > MAX_CLASSES:
         raise DataError(
             f"the references hold {len(values)} label values beside 0; name the classes to score in `classes`"
         )
     return Labels(tuple(f"label_{value}" for value in values), tuple((value,) for value in values))
-
-
-def _pairs(predictions: LabelMap | Mapping[str, LabelMap], references: LabelMap | Mapping[str, LabelMap]) -> Pairs:
-    sides = predictions, references
-    if all(isinstance(side, str | Path) and Path(side).is_dir() for side in sides):
-        return _pair_folders(Path(str(predictions)), Path(str(references)))
-    if all(not isinstance(side, Mapping) and not _is_folder(side) for side in sides):
-        named = next((stem_of(Path(side)) for side in reversed(sides) if isinstance(side, str | Path)), "case")
-        return {named: (predictions, references)}  # type: ignore[dict-item]
-    given, wanted = (_named(side) for side in sides)
-    missing = [name for name in wanted if name not in given]
-    if missing or not wanted:
-        raise DataError(
-            f"no prediction for {shown(missing)} ({len(missing)} of {len(wanted)} references); give each reference a "
-            "prediction of the same name, or leave it out"
-        )
-    return {name: (given[name], reference) for name, reference in wanted.items()}
-
-
-def _is_folder(side: object) -> bool:
-    return isinstance(side, str | Path) and Path(side).is_dir()
-
-
-def _named(side: LabelMap | Mapping[str, LabelMap]) -> dict[str, LabelMap]:
-    if isinstance(side, Mapping):
-        return dict(side)
-    if isinstance(side, str | Path):
-        path = Path(side)
-        return {stem_of(file): file for file in (image_files(path) if path.is_dir() else [path])}
-    return {"case": side}
-
-
-def _pair_folders(predictions: Path, references: Path) -> Pairs:
-    files = {folder: image_files(folder) for folder in (predictions, references)}
-    for folder, found in files.items():
-        if not found:
-            raise DataError(f"{folder}: holds no label map of a known format; check the path")
-    pairing = pair_up(files[predictions], files[references])
-    if pairing.lonely or not pairing.labels:
-        raise DataError(
-            f"{predictions}: no prediction for {shown([path.name for path in pairing.lonely])} "
-            f"({len(pairing.lonely)} of {len(files[references])} references); predict them, or move them away"
-        )
-    return {name: (pairing.images[name][0], label) for name, label in pairing.labels.items()}
-
-
-def _open(item: LabelMap, spacing: Sequence[float] | None, name: str) -> Volume:
-    if isinstance(item, str | Path):
-        return read_volume(item, label=True)
-    if isinstance(item, np.ndarray):
-        return Volume(item[None], tuple(float(s) for s in spacing or (1.0,) * item.ndim))
-    if item.channels != 1:
-        raise ShapeError(f"case {name}: a label map has one channel, this Volume has {item.channels}")
-    return item

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 
-from unetkit.report import Picture, Shown
+from unetkit.report import Picture, Shown, square_pixels
 
+# The median is known only at the end; among so many kept pictures one lies near it.
 _MOST = 64
+_LARGE = 1000
 
 
 class Gallery:
@@ -25,7 +27,9 @@ class Gallery:
         extreme = not self._scores or dice > max(self._scores) or dice < min(self._scores)
         self._scores.append(dice)
         if extreme or len(self._kept) < _MOST:
-            self._kept.append(Shown(case, dice, picture))
+            # A slide of 100 megapixels would be shown no larger than this; 64 of them would not fit into memory.
+            large = max(picture.image.shape[:2]) > _LARGE
+            self._kept.append(Shown(case, dice, square_pixels(picture) if large else picture))
 
     def chosen(self) -> dict[str, Shown]:
         """Return best, median and worst case; the median is the kept one next to it. Fewer cases, fewer roles."""

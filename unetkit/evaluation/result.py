@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unetkit.data.formats.files import replacing
+from unetkit.errors import DataError
 from unetkit.metrics import METRICS, Scores
 from unetkit.report import ReportData, Shown, write_report
 
@@ -73,7 +74,8 @@ class Evaluation:
         metrics = [metric for metric in METRICS if metric in self.summary["mean"]]
         rows = [["class", *(_SHORT.get(m, m) for m in metrics), "undefined"]]
         for name, of in [*self.summary["classes"].items(), ("mean", self.summary["mean"])]:
-            rows.append([name, *(_number(m, of[m]["mean"]) for m in metrics), str(of["dice"]["undefined"])])
+            undefined = str(of["dice"]["undefined"]) if of else ""
+            rows.append([name, *(_number(m, of[m]["mean"]) for m in metrics), undefined])
         wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, wide, strict=True)))
                  for r in rows]  # fmt: skip
@@ -99,6 +101,14 @@ class Evaluation:
             facts={"Split": self.about["split"]} if "split" in self.about else {},
             phantom=self.about.get("generated") == "yes",
         )
+
+
+def require_scores(evaluation: Evaluation) -> Evaluation:
+    """Return the evaluation. Raises DataError, with the first reason, if cases failed and none is left."""
+    if evaluation.failures and not evaluation.rows:
+        case, why = next(iter(evaluation.failures.items()))
+        raise DataError(f"none of {len(evaluation.failures)} cases could be evaluated; {case}: {why}")
+    return evaluation
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path, report: ReportData | None = None) -> Path:

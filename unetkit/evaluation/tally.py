@@ -26,6 +26,7 @@ class Tally:
         """Score encoded labels uint8 [L, *S] on the grid of an image, and keep a picture. Raises ShapeError."""
         scores = evaluate_case(pred, ref, self.labels, image.spacing, self.rules)
         self.rows[case] = scores
+        # Pictures without a spacing count in pixels; one case with a spacing makes the whole table mm.
         self.metric = self.metric or image.affine is not None or any(s != 1 for s in image.spacing)
         self.gallery.add(case, case_mean(scores, "dice"), take_picture(image, pred, ref))
 

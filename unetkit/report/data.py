@@ -9,6 +9,9 @@ from typing import Any
 from unetkit.metrics import Scores
 from unetkit.report.picture import Picture
 
+ROLES = ("best", "median", "worst")
+"""For what a case is shown."""
+
 
 @dataclass(frozen=True, eq=False)
 class Shown:
@@ -24,8 +27,8 @@ class ReportData:
     """Everything that one report says.
 
     `rows` are scores by case, class and metric, `summary` is `metrics.aggregate` of them, `definitions` says what
-    each metric means, `failures` names cases that could not be scored and why. `pictures` go by their role (best,
-    median, worst). `history` holds the records of `log.jsonl`. `recipe` is (key, value, origin) for every key,
+    each metric means, `failures` names cases that could not be scored and why. `pictures` go by their role, one of
+    ROLES. `history` holds the records of `log.jsonl`. `recipe` is (key, value, origin) for every key,
     `reasons` explains the plan. `facts` are further lines for the head, in order. `phantom`: the images are generated.
     """
 

@@ -12,7 +12,7 @@ from unetkit.report.figures import class_legend, curve_figures, data_uri, error_
 from unetkit.report.overlay import Colour
 from unetkit.report.tables import MOST_CASES, case_table, class_table, number, pairs, recipe_table
 
-_ROLES = {"best": "Best case", "median": "Median case", "worst": "Worst case"}
+_UNSCORED = "No case was scored, so that nothing here says how good the result is."
 _PHANTOM = (
     "These images are generated. A phantom proves that the code works: that data are read, a network learns, and "
     "results are measured. It says nothing about real images."
@@ -26,6 +26,7 @@ def render_page(data: ReportData) -> str:
     bodies = "".join(
         f'<section id="{key}"><h2>{escape(title)}</h2>{body}</section>' for key, (title, body) in sections.items()
     )
+    # The style goes into the page: one file that can be mailed, and that asks no server for anything.
     style = files("unetkit.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html><html lang=en><head><meta charset="utf-8">'
@@ -38,12 +39,16 @@ def render_page(data: ReportData) -> str:
 
 
 def _sections(data: ReportData) -> dict[str, tuple[str, str]]:
+    # In the order of reading: see it, then the numbers, then what they mean and where they come from.
     made = {
         "pictures": ("Best, median and worst case", _pictures(data) if data.pictures else ""),
         "classes": ("Classes", _classes(data) if data.rows else ""),
         "cases": ("Cases", _cases(data) if data.rows else ""),
         "curves": ("Training", _curves(data)),
-        "definitions": ("What the numbers mean", pairs(_definitions(data), ("Metric", "Definition"))),
+        "definitions": (
+            "What the numbers mean",
+            pairs(_definitions(data), ("Metric", "Definition")) if data.rows else "",
+        ),
         "plan": ("Plan", pairs(data.reasons, ("Decision", "Reason")) if data.reasons else ""),
         "recipe": ("Recipe", _recipe(data) if data.recipe else ""),
         "versions": ("Versions and machine", _versions(data) if data.versions or data.machine else ""),
@@ -53,9 +58,8 @@ def _sections(data: ReportData) -> dict[str, tuple[str, str]]:
 
 def _head(data: ReportData) -> str:
     low, high = data.summary["mean"].get("dice", {}).get("ci95", (math.nan, math.nan))
-    interval = (
-        f"95 % CI {low:.3f} to {high:.3f} over cases" if math.isfinite(low) else "no interval: fewer than 2 cases"
-    )
+    few = "no interval: fewer than 2 cases" if data.rows else "no case scored"
+    interval = f"95 % CI {low:.3f} to {high:.3f} over cases" if math.isfinite(low) else few
     return (
         "<header><div class=head><div><p class=kind>Segmentation report</p>"
         f"<h1>{escape(data.title)}</h1><p>{escape(data.model)} on {escape(data.dataset)}</p></div>"
@@ -66,6 +70,7 @@ def _head(data: ReportData) -> str:
 
 def _notes(data: ReportData) -> str:
     notes = f"<div class=note>{_PHANTOM}</div>" if data.phantom else ""
+    notes += "" if data.rows else f"<div class=note>{_UNSCORED}</div>"
     if data.failures:
         named = "".join(f"<li><b>{escape(case)}</b>: {escape(why)}</li>" for case, why in data.failures.items())
         number_of = f"{len(data.failures)} case{'s' if len(data.failures) > 1 else ''}"
@@ -80,7 +85,7 @@ def _facts(data: ReportData) -> str:
     unit = data.definitions.get("unit", "mm")
     mean = data.summary["mean"]
     shown = {"Cases scored": str(data.summary["cases"]), "Classes": str(len(data.classes))}
-    shown |= {f"{title}": number(m, mean[m]["mean"]) for m, title in (("iou", "Mean IoU"),) if m in mean}
+    shown |= {"Mean IoU": number("iou", mean["iou"]["mean"])} if "iou" in mean else {}
     shown |= {"Mean HD95": f"{number('hd95', mean['hd95']['mean'])} {unit}"} if "hd95" in mean else {}
     shown |= {"Mean NSD": number("nsd", mean["nsd"]["mean"])} if "nsd" in mean else {}
     tiles = (
@@ -91,7 +96,7 @@ def _facts(data: ReportData) -> str:
 
 
 def _pictures(data: ReportData) -> str:
-    cards = [_card(_ROLES.get(role, role), shown, data) for role, shown in data.pictures.items()]
+    cards = [_card(f"{role.capitalize()} case", shown, data) for role, shown in data.pictures.items()]
     return "<p>One slice of each, the one with the most foreground in prediction or reference.</p>" + "".join(cards)
 
 

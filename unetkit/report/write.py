@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from unetkit.errors import DataError
-from unetkit.report.data import ReportData
+from unetkit.report.data import ROLES, ReportData
 from unetkit.report.figures import curves_figure, overlay_figure, png
 from unetkit.report.page import render_page
 from unetkit.report.tables import number
@@ -15,20 +15,30 @@ from unetkit.report.tables import number
 def write_report(folder: Path, data: ReportData) -> Path:
     """Write `report.html` and `pictures/*.png` below a folder, replacing what is there, and return the report's path.
 
-    The pictures are curves.png, if there is a history, and overlay_best.png, overlay_median.png, overlay_worst.png.
+    The pictures are curves.png, if there is a history, and an overlay for each role; those that an earlier report had
+    and this one lacks are removed.
     Raises DataError if the folder cannot be written.
     """
     report = folder / "report.html"
     try:
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
-        for name, content in _pictures(data).items():
+        made = _pictures(data)
+        for name, content in made.items():
             _replace(folder / "pictures" / name, content)
+        # By name, since the folder is the user's: only what a report writes is a report's to remove.
+        for name in {"curves.png", *map(overlay_name, ROLES)} - set(made):
+            (folder / "pictures" / name).unlink(missing_ok=True)
         _replace(report, render_page(data).encode())
     except OSError as error:
         raise DataError(
             f"{folder}: the report cannot be written ({error.strerror}); free space or choose another folder"
         ) from error
     return report
+
+
+def overlay_name(role: str) -> str:
+    """Return the file name of the picture of a role (best, median, worst)."""
+    return f"overlay_{role}.png"
 
 
 def _pictures(data: ReportData) -> dict[str, bytes]:
@@ -38,7 +48,7 @@ def _pictures(data: ReportData) -> dict[str, bytes]:
         made["curves.png"] = png(curves)
     for role, shown in data.pictures.items():
         title = f"{role}: {shown.case}, Dice {number('dice', shown.dice)}"
-        made[f"overlay_{role}.png"] = png(overlay_figure(shown.picture, data.classes, title))
+        made[overlay_name(role)] = png(overlay_figure(shown.picture, data.classes, title))
     return made
 
 
