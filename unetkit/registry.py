@@ -60,6 +60,7 @@ class ModelInfo:
 
     def legal_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the smallest allowed size that holds `size` voxels per axis."""
+        # -(-a // b) rounds up.
         up = [max(-(-n // self.multiple), -(-self.min_size // self.multiple), 1) * self.multiple for n in size]
         return tuple([max(up)] * len(up)) if self.square else tuple(up)
 
@@ -88,12 +89,14 @@ def register(info: ModelInfo) -> Callable[[Builder], Builder]:
 
 def catalog() -> dict[str, ModelInfo]:
     """Return every model by name, without importing those of unetkit itself."""
+    # What has been imported knows more (its builder), and may come from outside of the package.
     return {**_catalog(), **_live}
 
 
 @cache
 def _catalog() -> dict[str, ModelInfo]:
     found = {}
+    # Reading the source takes milliseconds; importing it would bring in torch and MONAI.
     for path in sorted((Path(__file__).parent / "models").glob("[!_]*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef):
@@ -118,6 +121,7 @@ def _literal_options(node: ast.FunctionDef) -> dict[str, Any]:
         try:
             return ast.literal_eval(default) if default else None
         except ValueError:
+            # A default that is no literal is shown as it is written.
             return ast.unparse(default) if default else None
 
     return {a.arg: value(d) for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)}
@@ -208,6 +212,7 @@ def create_model(
     info = model_info(name)
     task = TaskShape(in_channels, num_classes, tuple(patch_size))
     check_task(info, task, options)
+    # Known from its source only; importing the file registers the builder.
     if info.build is None:
         importlib.import_module(info.module)
         info = _live[name]
@@ -216,6 +221,7 @@ def create_model(
     except RecipeError as error:
         raise ModelError(str(error)) from error
     model.info, model.task = info, task
+    # A hook, so that no network repeats the check and every one has it.
     model.register_forward_pre_hook(_check_input)
     return model
 

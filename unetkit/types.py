@@ -92,6 +92,7 @@ class Labels:
     background: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        # The order of both is that of the network's outputs, so they have to match one to one.
         if len(self.classes) != len(self.values):
             raise DataError(
                 f"{len(self.classes)} class names for {len(self.values)} sets of label values; give one each"
@@ -112,6 +113,7 @@ class TaskShape:
     patch_size: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        # The usual way to tidy a field of a frozen dataclass: lists and NumPy integers become a tuple of int.
         object.__setattr__(self, "patch_size", tuple(int(n) for n in self.patch_size))
         if len(self.patch_size) not in (2, 3) or min(self.patch_size) < 1:
             raise ShapeError(f"patch_size {self.patch_size}: give 2 or 3 positive whole numbers, one per axis")

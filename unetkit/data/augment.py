@@ -48,10 +48,12 @@ def source_box(
     It is the patch itself, turned, unless this very sample rotates, scales or bends.
     """
     size = turned_size(draw, patch_size)
+    # A turned box has the same centre as the patch, but height and width exchanged.
     first = [s + (p - n) // 2 for s, p, n in zip(start, patch_size, size, strict=True)]
     margin = [0] * len(size)
     if draw.matrix is not None or draw.bend:
         moving = len(draw.matrix) if draw.matrix is not None else len(draw.control)  # type: ignore[arg-type]
+        # Largest |M x| over the box's corners: the row sums of |M| times the half sides.
         half = (np.array(size[-moving:]) - 1) / 2
         reach = half + _BEND_REACH * draw.bend
         if draw.matrix is not None:
@@ -72,6 +74,7 @@ def augment(samples: Sequence[Sample], table: Table, device: torch.device) -> tu
     images, labels = zip(*(_in_space(sample, device) for sample in samples), strict=True)
     image, label = torch.stack(images), torch.stack(labels)
     draws = [sample.draw for sample in samples]
+    # Taken before the intensities change: afterwards nothing tells padding and masked background apart.
     outside = (image == 0).all(1, keepdim=True) if table.zero_outside else None
     change_intensities(image, draws, slicewise=table.slicewise)
     if outside is not None:
@@ -96,6 +99,7 @@ def mirrored(image: Tensor, label: Tensor, draw: Draw, swap: Sequence[tuple[int,
             label[[a, b]] = label[[b, a]]
         else:
             was_a, was_b = label == a, label == b
+            # Both masks first, or the second assignment would take back the first.
             label[was_a], label[was_b] = b, a
     return image, label
 
@@ -104,6 +108,7 @@ def change_intensities(image: Tensor, draws: Sequence[Draw], *, slicewise: bool 
     """Add noise, blur, and change brightness, contrast, resolution and gamma of [B, C, *P] in place, as drawn."""
     for index, draw in enumerate(draws):
         if draw.noise:
+            # A generator for each sample: neither its neighbours in the batch nor their number change its noise.
             source = torch.Generator(image.device).manual_seed(draw.seed)
             shape, device = image.shape[1:], image.device
             image[index] += draw.noise * torch.randn(shape, generator=source, device=device)
@@ -111,6 +116,7 @@ def change_intensities(image: Tensor, draws: Sequence[Draw], *, slicewise: bool 
     _change(image, [d.brightness for d in draws], 1, lambda x, factor: x * factor)
     _change(image, [d.contrast for d in draws], 1, _contrasted)
     _change(image, [d.low_resolution for d in draws], 1, lambda x, zoom: _coarsened(x, zoom, slicewise))
+    # Inverted gamma acts on the bright end of the range; nnU-Net applies both, this one first.
     _change(image, [d.gamma_inverted for d in draws], 1, lambda x, gamma: -_gamma(-x, gamma))
     _change(image, [d.gamma for d in draws], 1, _gamma)
 
@@ -131,6 +137,7 @@ def _change(
     ]
     if not chosen:
         return
+    # Indexing by pairs (b, c) picks just the channels that drew the transform: [N, *P].
     rows = torch.tensor([b for b, _, _ in chosen], device=image.device)
     columns = torch.tensor([c for _, c, _ in chosen], device=image.device)
     given = torch.tensor(np.array([value for _, _, value in chosen]), dtype=torch.float32, device=image.device)
@@ -159,6 +166,7 @@ def _places(sample: Sample, device: torch.device) -> list[Tensor]:
     offsets = [torch.arange(n, device=device).sub((n - 1) / 2) for n in size]
     offsets = [offset.reshape(-1, *(1,) * (moving - 1 - axis)) for axis, offset in enumerate(offsets)]
     if draw.control is not None:
+        # The bend is added before the matrix, so it is scaled and rotated with everything else.
         field = _field(torch.from_numpy(draw.control).to(device), size)
         offsets = [offset + bend for offset, bend in zip(offsets, field, strict=True)]
     return [
@@ -180,6 +188,7 @@ def _interpolated(image: Tensor, places: Sequence[Tensor], mode: str) -> Tensor:
     """Look [C, *Q] up at places between voxels; axes in front of the moving ones ride along as channels."""
     moving = len(places)
     lead, box = image.shape[: image.ndim - moving], image.shape[image.ndim - moving :]
+    # grid_sample wants x first and pixel centres at (2 i + 1) / n - 1 (align_corners=False).
     grid = torch.stack([(2 * at + 1) / n - 1 for at, n in zip(places, box, strict=True)][::-1], dim=-1)
     flat = image.reshape(1, math.prod(lead), *box)
     out = functional.grid_sample(flat, grid[None], mode=mode, padding_mode="border", align_corners=False)
@@ -192,6 +201,7 @@ def _nearest(label: Tensor, places: Sequence[Tensor]) -> Tensor:
     lead, box = label.shape[: label.ndim - moving], label.shape[label.ndim - moving :]
     index = torch.zeros_like(places[0], dtype=torch.int32)
     for at, n in zip(places, box, strict=True):
+        # Horner's scheme for the flat index: ((i * n1) + j) * n2 + k.
         index = index * n + at.round().clamp(0, n - 1).to(torch.int32)
     flat = label.reshape(math.prod(lead), math.prod(box)).index_select(1, index.flatten())
     return flat.reshape(*lead, *places[0].shape)
@@ -205,6 +215,7 @@ def _blurred(image: Tensor, sigma: Tensor) -> Tensor:
         weights = torch.exp(-0.5 * (offsets / width) ** 2)
         weights = (weights / weights.sum(1, keepdim=True)).reshape(len(image), -1, *(1,) * (image.ndim - 1))
         n = image.shape[axis]
+        # Clamped indices repeat the border, which pads all sides without a copy of the inside.
         at = torch.arange(-_BLUR_RADIUS, n + _BLUR_RADIUS, device=image.device).clamp(0, n - 1)
         padded = image.index_select(axis, at)
         image = padded.narrow(axis, 0, n) * weights[:, 0]
@@ -217,6 +228,7 @@ def _contrasted(image: Tensor, factor: Tensor) -> Tensor:
     axes = tuple(range(1, image.ndim))
     mean = image.mean(axes, keepdim=True)
     low, high = image.amin(axes, keepdim=True), image.amax(axes, keepdim=True)
+    # nnU-Net keeps the range that was there, so that contrast makes no new extremes.
     return torch.minimum(torch.maximum((image - mean) * factor + mean, low), high)
 
 
@@ -228,6 +240,7 @@ def _coarsened(image: Tensor, zoom: Tensor, slicewise: bool) -> Tensor:
     for index, factor in enumerate(zoom.flatten().tolist()):
         small = [max(1, round(n * factor)) for n in size]
         if slicewise and len(size) == 3:
+            # Thick slices are coarse already; only the plane loses resolution.
             small[0] = size[0]
         coarse = functional.interpolate(image[index][None, None], small, mode="nearest-exact")
         out[index] = functional.interpolate(coarse, size, mode=mode, align_corners=False)[0, 0]

@@ -42,9 +42,11 @@ class Draw:
 def draw_sample(table: Table, dims: int, channels: int, rng: np.random.Generator) -> Draw:
     """Draw what happens to one sample with `dims` axes and `channels`."""
     moving = 2 if table.slicewise else dims
+    # First of all, so that noise and the like do not change with what is drawn of space.
     seed = int(rng.integers(2**63))
     matrix, control = _draw_space(table, moving, rng)
     turns, flips, swap = _draw_turns(table, dims, rng)
+    # TransUNet's choice: turned and mirrored, or else rotated, never both.
     if table.one_of and (turns or flips):
         matrix = None
     return Draw(
@@ -85,6 +87,7 @@ def _draw_space(table: Table, axes: int, rng: np.random.Generator) -> tuple[np.n
     if rotates or scales:
         matrix = np.eye(axes)
         if rotates:
+            # In a plane there is one angle, in space one about each axis.
             angles = table.rotation.uniform(rng, axes if axes == 3 else 1)
             matrix = _rotation_matrix(np.deg2rad(np.floor(angles) if table.one_of else angles))
         if scales:
@@ -104,6 +107,7 @@ def _rotation_matrix(angles: np.ndarray) -> np.ndarray:
     matrix = np.eye(3)
     for axis, angle in enumerate(angles):
         turn = np.eye(3)
+        # The rotation about an axis mixes the other two.
         plane = np.ix_(*[[a for a in range(3) if a != axis]] * 2)
         turn[plane] = _rotation_matrix(np.array([angle]))
         matrix = matrix @ turn
@@ -115,6 +119,7 @@ def _draw_turns(table: Table, dims: int, rng: np.random.Generator) -> tuple[int,
     turned = table.quarter_turns.happens(rng)
     k = int(rng.integers(4) if table.one_of else rng.integers(1, 4)) if turned else 0
     if table.one_of:
+        # TransUNet flips one axis of the slice, always together with a turn.
         axis = int(rng.integers(dims - 2, dims))
         flips: tuple[int, ...] = (axis,) if turned and axis in table.mirror_axes else ()
     else:

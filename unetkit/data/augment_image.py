@@ -48,6 +48,7 @@ class ImageAugmenter:
         return torch.stack(images), torch.stack(labels)
 
     def _one(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        # [C, H, W] -> [H, W, C], as OpenCV wants it.
         image = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy())
         label = np.ascontiguousarray(sample.label.permute(1, 2, 0).numpy())
         image, label = self._in_space(image, label, sample)
@@ -67,8 +68,10 @@ class ImageAugmenter:
             "p": 1.0,
         }
         if draw.matrix is not None:
+            # The matrix is a rotation times one factor, so a row has the factor as its length.
             zoom = math.hypot(*draw.matrix[0])
             angle = math.degrees(math.atan2(draw.matrix[1, 0], draw.matrix[0, 0]))
+            # The matrix leads from patch to image; albumentations asks for the way of the content, the inverse zoom.
             moves.append(A.Affine(scale=1 / zoom, rotate=(angle, angle), **common))
         if draw.bend:
             width = min(image.shape[:2]) / self.table.elastic_grid / 2
@@ -80,6 +83,7 @@ class ImageAugmenter:
             chain.set_random_seed(draw.seed % 2**32)
             result = chain(image=image, mask=label)
             image, label = _with_channels(result["image"]), _with_channels(result["mask"])
+        # The margin was read for the corners that a rotation brings in; now it has done its work.
         (top, left), (height, width) = sample.margin, image.shape[:2]
         inner = slice(top, height - top), slice(left, width - left)
         return image[inner], label[inner]
@@ -89,6 +93,7 @@ class ImageAugmenter:
         if not self.intensity.transforms:
             return image
         low, high = float(min(image.min(), 0)), float(max(image.max(), 1))
+        # The seed is the sample's own: albumentations would go on from the call before.
         self.intensity.set_random_seed(seed % 2**32)
         changed = self.intensity(image=(image - low) / (high - low))["image"]
         return _with_channels(changed) * (high - low) + low
@@ -126,4 +131,5 @@ def _gamma(row: Chance) -> Any:
 
 
 def _gamma_inverted(row: Chance) -> Any:
+    # As -gamma(-x) for volumes: the bright end of the range is spread instead of the dark one.
     return A.Sequential([A.InvertImg(p=1.0), _gamma(replace(row, p=1.0)), A.InvertImg(p=1.0)], p=row.p)

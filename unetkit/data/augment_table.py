@@ -36,6 +36,7 @@ class Chance:
 
     def either_side(self, rng: np.random.Generator, size: int) -> np.ndarray:
         """Draw factors below or above 1 equally often, uniformly on each side."""
+        # nnU-Net draws the side first: most of 0.7..1.5, taken as one range, lies above 1.
         below = rng.random(size) < 0.5
         return np.where(below, rng.uniform(self.low, 1, size), rng.uniform(1, self.high, size))
 
@@ -139,11 +140,13 @@ def swapped_classes(pairs: Sequence[tuple[str, str]], labels: Labels) -> tuple[t
 
 def _for_patch(table: Table, patch_size: Sequence[int]) -> Table:
     """Rotate freely in a plane, little across long rectangles; leave thick slices what they are."""
+    # nnU-Net judges by the patch, not by the spacing: the patch has the image's proportions in voxels.
     thick = len(patch_size) == 3 and max(patch_size) / patch_size[0] > _ANISOTROPIC
     slicewise = len(patch_size) == 3 and (thick or table.one_of)
     rotation = table.rotation
     if rotation.p and not table.one_of and (thick or len(patch_size) == 2):
         long = len(patch_size) == 2 and max(patch_size) / min(patch_size) > _ELONGATED
+        # A long rectangle turned by a right angle would show mostly what lies outside the patch.
         degrees = 15 if long else 180
         rotation = Chance(rotation.p, -degrees, degrees)
     return replace(table, rotation=rotation, slicewise=slicewise)
@@ -151,10 +154,12 @@ def _for_patch(table: Table, patch_size: Sequence[int]) -> Table:
 
 def _rotation(section: AugmentSection, preset: Chance) -> Chance:
     p, degrees = section.rotation_p, section.rotation_degrees
+    # Half a setting would silently do nothing.
     if not preset.p and (not p) != (degrees is None):
         raise RecipeError(
             f"train.augment: preset '{section.preset}' does not rotate; give both rotation_p and rotation_degrees"
         )
+    # Angles are symmetric; presets hold -x..x.
     largest = preset.high if degrees is None else degrees
     return Chance(preset.p if p is None else p, -largest, largest)
 
@@ -171,12 +176,14 @@ def _scale(section: AugmentSection, preset: Chance) -> Chance:
 def _mirroring(table: Table, section: AugmentSection, plan: Plan, left_right_axis: int | None) -> Table:
     dims = plan.dims
     if isinstance(section.mirror, bool):
+        # True keeps the preset's own probability, which may be none; axes that are named are wanted.
         axes, p = (tuple(range(dims)) if section.mirror else ()), table.mirror_p
     else:
         axes, p = tuple(sorted(set(section.mirror))), 0.5
     if any(not 0 <= axis < dims for axis in axes):
         raise RecipeError(f"train.augment.mirror {list(axes)}: the patch has the axes 0 to {dims - 1}")
     swap = swapped_classes(section.left_right, plan.labels)
+    # Classes that swap without a mirrored axis would be a setting that does nothing.
     if swap and left_right_axis not in axes:
         where = "lies across the slices" if left_right_axis is None else f"({left_right_axis}) is not mirrored"
         raise RecipeError(

@@ -34,6 +34,7 @@ def encode_label(case: Case, image: Volume, raw: Volume, labels: Labels) -> Volu
     """
     encoded = encode(raw.data[0], labels, f"case {case.id}: {_name(raw)}")
     if case.roi is not None:
+        # The region may cover labelled voxels; outside of it they are as unknown as the rest.
         encoded[:, ~read_roi(case, image)] = IGNORE
     return replace(raw, data=encoded)
 
@@ -54,8 +55,10 @@ def read_roi(case: Case, image: Volume) -> np.ndarray:
 
 
 def _on_grid(case: Case, image: Volume, mask: Volume, what: str) -> Volume:
+    # A mask without geometry (PNG stack, npz) beside a placed image can only mean the same grid.
     if mask.affine is None and image.affine is not None and mask.shape == image.shape:
         return replace(mask, affine=image.affine, spacing=image.spacing)
+    # Annotation tools save masks in their own axis order; by affine that is the same grid.
     turned = stored_like(mask, image)
     if apart := difference(turned, image):
         raise DataError(

@@ -44,6 +44,7 @@ class KnownDataset:
 
     def side(self, case_id: str) -> str | None:
         """Return "train" or "test" where the published split names the case, else None."""
+        # By number, since people keep the files as img0005, case0005, 0005.nii.gz or renamed further.
         found = re.search(self.number, case_id)
         if found is None:
             return None
@@ -57,6 +58,7 @@ class KnownDataset:
         """
         if self.generated or section.classes is not None or section.threshold is not None:
             return section
+        # The recipe can loosen strictness, not tighten it: what else is in the files is known here.
         known = {"classes": dict(self.classes), "strict": self.strict and section.strict, "threshold": self.threshold}
         if section.channels is None and self.channels:
             known["channels"] = list(self.channels)

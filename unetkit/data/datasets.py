@@ -73,10 +73,12 @@ def open_dataset(section: DataSection, home: Path | None = None) -> Dataset:
     known = None if section.dataset is None else known_dataset(section.dataset)
     root = _root(section, known, home)
     found = _recognise(root, section.layout)
+    # After recognition: sides that the folder states go before those of the catalogue.
     cases = _with_known_sides(found.cases, known)
     section = section if known is None else known.fill_in(section)
     peeks = _peek_all(cases)
     dims, number = _usual(peeks)
+    # `scan` opens label files, and is called only where the recipe leaves their meaning open.
     paths = [case.label for case in cases if case.label is not None]
     labels, notes = final_labels(section, found.declared, lambda d: scan_labels(paths, d)) if paths else (None, [])
     return Dataset(
@@ -89,6 +91,7 @@ def open_dataset(section: DataSection, home: Path | None = None) -> Dataset:
         _channel_names(section, found, number, dims),
         (*found.notes, *notes),
         _faults(cases, peeks),
+        # A generated set has been made with just so many cases; real ones are cut down when they are split.
         None if known is not None and known.generated else section.cases,
     )
 
@@ -112,6 +115,7 @@ def _root(section: DataSection, known: KnownDataset | None, home: Path | None) -
         raise DataError("no data given; set data.root=FOLDER, or try data.dataset=phantom2d, which is generated")
     root = Path(os.path.expanduser(section.root))
     if not root.exists():
+        # Most often it is a slip of one name: look for it among its siblings.
         beside = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
         hint = missing_message(known.name) if known is not None else "give the folder that holds the images"
         raise DataError(f"data.root={section.root}: no such folder{nearest(root.name, beside)}; {hint}")
@@ -150,6 +154,7 @@ def _peek_all(cases: tuple[Case, ...]) -> dict[str, list[Peek]]:
     fault: DataError | None = None
     for case in cases:
         try:
+            # Label maps alone are a data set too, for `inspect`; their axes tell dims.
             paths = case.images or tuple(path for path in (case.label,) if path is not None)
             peeks[case.id] = [peek_volume(path) for path in paths]
         except DataError as error:
@@ -176,6 +181,7 @@ def _faults(cases: tuple[Case, ...], peeks: dict[str, list[Peek]]) -> tuple[str,
         faults.append(f"no image in {shown(bare)}: label maps alone cannot be trained on; add images")
     if all(case.label is None for case in cases):
         faults.append("no case has a label file; add labels, or use the images with `unetkit predict`")
+    # The majority is taken for right, so that one stray file is named and not all the others.
     dims, channels = _usual(peeks)
     other_dims = [name for name, found in peeks.items() if _kind(found)[0] != dims]
     if other_dims:

@@ -37,6 +37,7 @@ class Declared:
             return dict(self.regions)
         grouped: dict[str, tuple[int, ...]] = {}
         for value, name in sorted(self.names.items()):
+            # Value 0 counts as background by its name only: in some sets (ISBI 2012) it is the wanted class.
             if value not in self.ignored and not (_BACKGROUND.match(name.strip())):
                 grouped[name] = (*grouped.get(name, ()), value)
         return grouped
@@ -64,11 +65,13 @@ def declared_from(tree: object, ignore: tuple[int, ...] = ()) -> Declared:
         return Declared(ignore=ignore)
     if not isinstance(tree, dict):
         raise DataError(f"labels: {tree!r}; give an object {{value: meaning}} or {{name: value}}")
+    # Version 1 of nnU-Net and the Decathlon write {value: name}, version 2 {name: value}.
     if all(re.fullmatch(r"-?\d+", str(key)) for key in tree):
         return Declared({int(key): str(name) for key, name in tree.items()}, ignore=ignore)
     named = {str(name): _values(value, str(name)) for name, value in tree.items()}
     ignored = tuple(v for name, values in named.items() if _IGNORE.search(name) for v in values)
     wanted = {name: values for name, values in named.items() if not _IGNORE.search(name)}
+    # Lists alone make no regions: two values of one class may be joined without any overlap.
     if any(isinstance(value, list) and len(value) > 1 for value in tree.values()) and _overlap(wanted):
         regions = {name: values for name, values in wanted.items() if not _BACKGROUND.match(name)}
         return Declared(regions=regions, ignore=(*ignore, *ignored))
@@ -85,6 +88,7 @@ def final_labels(
     Raises RecipeError if the recipe's classes contradict each other.
     """
     if section.threshold is not None:
+        # A threshold makes one class; its name is the first that anybody gives.
         names = [*(section.classes or {}), *declared.classes, "foreground"]
         return Labels((names[0],), ((1,),), ignore=tuple(section.ignore), threshold=section.threshold), []
     if section.classes is not None:
@@ -103,6 +107,7 @@ def _by_recipe(section: DataSection, declared: Declared) -> tuple[Labels, list[s
     wanted = {name: _values(value, name) for name, value in (section.classes or {}).items()}
     if not wanted:
         raise RecipeError("data.classes is empty; name at least one foreground class, or drop the key")
+    # The numbers in these files have been mapped already; mapping them again would swap organs.
     if declared.fixed and set(wanted) <= set(declared.classes):
         values = {name: declared.classes[name] for name in wanted}
         changed = [name for name in wanted if values[name] != wanted[name]]
@@ -116,6 +121,7 @@ def _ignoring(found: Labels, section: DataSection) -> Labels:
     kept = [
         (name, values)
         for name, values in zip(found.classes, found.values, strict=True)
+        # A grey mask has no values of its own, so there is none to take out.
         if found.threshold is not None or not set(values) <= set(section.ignore)
     ]
     names, values = zip(*kept, strict=True) if kept else ((), ())
@@ -127,6 +133,7 @@ def _assemble(classes: dict[str, tuple[int, ...]], section: DataSection, declare
     regions = section.regions or bool(declared.regions and section.classes is None)
     _agree(classes, ignore, regions)
     taken = {value for values in classes.values() for value in values} | set(ignore)
+    # What the data set names and the recipe leaves out is not wanted, hence background, not an error.
     background = tuple(sorted(declared.values - taken))
     # Where 0 is a class and nobody says what the background is, whatever is left must be it.
     strict = section.strict and (0 not in taken or bool(background))

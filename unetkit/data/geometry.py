@@ -23,6 +23,7 @@ def stored_like(volume: Volume, reference: Volume) -> Volume:
     if volume.affine is None or reference.affine is None or orientation(volume) == orientation(reference):
         return volume
     change = nib.orientations.ornt_transform(nib.io_orientation(volume.affine), nib.io_orientation(reference.affine))
+    # apply_orientation moves axes from the first on, so each channel [*S] goes alone.
     data = np.stack([nib.orientations.apply_orientation(channel, change) for channel in volume.data])
     affine = volume.affine @ nib.orientations.inv_ornt_aff(change, volume.shape)
     spacing = tuple(float(s) for s in nib.affines.voxel_sizes(affine))
@@ -38,6 +39,7 @@ def difference(volume: Volume, reference: Volume) -> str | None:
         return f"shape {_times(volume.shape)} against {_times(reference.shape)}"
     if volume.affine is None or reference.affine is None:
         return None
+    # Corners tell more than matrices: a direction off by 1e-4 matters over 500 voxels, not over 5.
     apart = corner_distance(volume.affine, reference.affine, volume.shape)
     if apart <= max(_FLOOR_MM, _SHARE_OF_VOXEL * min(reference.spacing)):
         return None
@@ -52,6 +54,7 @@ def difference(volume: Volume, reference: Volume) -> str | None:
 
 def corner_distance(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
     """Return the largest distance in mm between the same corner voxel under two 4x4 affines."""
+    # [8, 3] index triples; an affine map is largest in effect at a corner.
     corners = np.stack(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij"), -1).reshape(-1, 3)
     moved = nib.affines.apply_affine(first, corners) - nib.affines.apply_affine(second, corners)
     return float(np.linalg.norm(moved, axis=1).max())

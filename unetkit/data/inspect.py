@@ -85,6 +85,7 @@ def _look(case: Case, labels: Labels | None) -> _CaseFacts:
     try:
         _look_inside(facts, labels)
     except UnetkitError as error:
+        # One bad case must not hide what the others show; it becomes a line of the findings.
         facts.problem = str(error)
     return facts
 
@@ -101,6 +102,7 @@ def _look_inside(facts: _CaseFacts, labels: Labels | None) -> None:
     if case.label is None:
         return
     raw = read_label(case, image)
+    # Fractions (grey masks, probabilities) have no values worth counting.
     if raw.data.dtype.kind != "f":
         facts.values = count_values(raw.data)
     if labels is not None:
@@ -136,6 +138,7 @@ def _overview(dataset: Dataset) -> dict[str, Any]:
 
 def _geometry(facts: Sequence[_CaseFacts]) -> dict[str, Any]:
     """Smallest, median and largest of sizes and spacings per axis, over cases of the usual number of axes."""
+    # Sizes of pictures and volumes cannot be put into one table; the rarer kind is named as a fault.
     usual = Counter(len(fact.shape) for fact in facts).most_common(1)
     alike = [fact for fact in facts if usual and len(fact.shape) == usual[0][0]]
     ratios = [max(fact.spacing) / min(fact.spacing) for fact in alike]
@@ -153,6 +156,7 @@ def _contents(dataset: Dataset, facts: Sequence[_CaseFacts]) -> dict[str, Any]:
     voxels: Counter[int] = Counter()
     cases: Counter[int] = Counter()
     for fact in facts:
+        # A mapping adds up its voxels; its keys alone count the case once for each value.
         voxels.update(fact.values)
         cases.update(fact.values.keys())
     labels = dataset.labels

@@ -27,12 +27,14 @@ def encode(array: np.ndarray, labels: Labels, where: str) -> np.ndarray:
     if labels.threshold is not None:
         return _encode_grey(array, labels)
     codes = _integers(array, labels, where)
+    # A look-up table over low..high is one pass over the voxels, however many classes there are.
     low, high = min(int(codes.min()), 0), int(codes.max())
     if high - low > _WIDEST_RANGE:
         raise DataError(f"{where}: label values from {low} to {high}; that is no label map: check data.classes")
     index = codes.astype(np.int64) - low if low else codes
     if not labels.regions:
         return _checked(_table(labels, low, high)[index], codes, labels, where)[None]
+    # A value may belong to several regions, so that each has a table of its own.
     layers = [_table(labels, low, high, region)[index] for region in range(len(labels.classes))]
     _checked(layers[0], codes, labels, where)
     return np.stack(layers)
@@ -45,6 +47,7 @@ def decode(encoded: np.ndarray, labels: Labels) -> np.ndarray:
     exactly those regions is taken, or else the last region paints over the others.
     """
     if labels.threshold is not None:
+        # As the training masks were: 0/255 pictures, or 0/1 where the threshold is a share.
         inside = 255 if 1 <= labels.threshold < 255 else int(labels.threshold) + 1
         return np.where(encoded[0] == 1, inside, 0).astype(_smallest([inside]))
     outside = background_value(labels)
@@ -61,12 +64,14 @@ def decode(encoded: np.ndarray, labels: Labels) -> np.ndarray:
 def background_value(labels: Labels) -> int:
     """Return the file value that stands for no class: 0, or another one where 0 is itself a class."""
     taken = {value for values in labels.values for value in values} | set(labels.ignore)
+    # 255 before small numbers: those look like classes.
     candidates = [0, *labels.background, 255, *range(1, 255)]
     return next(value for value in candidates if value not in taken)
 
 
 def count_values(array: np.ndarray) -> dict[int, int]:
     """Return value -> number of voxels of a whole-number (or bool) array of any shape, in ascending order."""
+    # In the order of memory, which spares a copy of Fortran-ordered volumes.
     flat = array.ravel(order="K")
     counts: dict[int, int] = {}
     for start in range(0, flat.size, _CHUNK):
@@ -119,8 +124,10 @@ def _table(labels: Labels, low: int, high: int, region: int | None = None) -> np
             if low <= value <= high:
                 table[value - low] = code
 
+    # Later rows overwrite earlier ones: a class that takes 0 wins, and what is ignored wins over all.
     put((0, *labels.background), 0)
     for index, values in enumerate(labels.values):
+        # Seen from one region the others' values are known, hence 0 and no error.
         put(values, index + 1 if region is None else 0)
     if region is not None:
         put(labels.values[region], 1)
@@ -155,6 +162,7 @@ def _paint(encoded: np.ndarray, labels: Labels, outside: int, ignored: int) -> n
         own = next((value for value in values if value not in later), values[0])
         painted[encoded[index] == 1] = own
     for value in known:
+        # A value whose regions are just those predicted here says all of them at once.
         exact = np.ones(encoded.shape[1:], dtype=bool)
         members = [value in values for values in sets]
         for index, member in enumerate(members):

@@ -16,6 +16,7 @@ from unetkit.data.volumes import read_volume
 from unetkit.errors import DataError
 from unetkit.types import Labels
 
+# JPEG masks such as those of Kvasir-SEG hold 60 to 70 values, greys along the edges of black and white.
 _GREY_THRESHOLD = 127.0
 _GREY_VALUES = 16
 _GREY_MARGIN = 40
@@ -43,6 +44,7 @@ class FileFacts:
     @property
     def looks_grey(self) -> bool:
         """Many 8-bit values of a picture, but few pixels between the dark and the bright end: edges of a 0/255 mask."""
+        # JPEG cannot keep 0/255 exactly; a third value is ringing, not a class.
         if self.lossy:
             return len(self.counts) > 2
         if self.dims != 2 or len(self.counts) < _GREY_VALUES or not 200 <= self.largest <= 255:
@@ -61,6 +63,7 @@ def scan_labels(paths: Sequence[Path], declared: Declared, threads: int = 4) -> 
         return None, []
     if declared.instances:
         return _foreground("the data set says that its label values number the objects")
+    # Nothing stated: every file is opened, as a rare class may stand in one only.
     facts = _facts(_sample(paths) if declared.classes else paths, bool(declared.classes), threads)
     if declared.classes:
         return _check_declared(facts, declared)
@@ -70,6 +73,7 @@ def scan_labels(paths: Sequence[Path], declared: Declared, threads: int = 4) -> 
 def _check_declared(facts: Sequence[FileFacts], declared: Declared) -> tuple[Labels | None, list[str]]:
     if len(declared.classes) != 1:
         return None, []
+    # A declaration {1: polyp} over files of 0..255 is common: the name is right, the values are not.
     unexpected = [fact for fact in facts if not set(fact.counts) <= {0, *declared.values}]
     grey = [fact for fact in unexpected if fact.looks_grey]
     if not grey:
@@ -80,6 +84,7 @@ def _check_declared(facts: Sequence[FileFacts], declared: Declared) -> tuple[Lab
 def _guess(facts: Sequence[FileFacts]) -> tuple[Labels | None, list[str]]:
     if any(fact.fractions for fact in facts):
         largest = max(fact.largest for fact in facts)
+        # Probabilities end at 1, percentages at 100, scaled masks at anything: half of the largest serves all.
         threshold = largest / 2
         note = f"label files hold fractions up to {largest:.4g}: taken as one class 'foreground' above {threshold:.4g}"
         return Labels(("foreground",), ((1,),), threshold=threshold), [f"{note}; data.threshold sets another"]
@@ -92,6 +97,7 @@ def _guess(facts: Sequence[FileFacts]) -> tuple[Labels | None, list[str]]:
     if _looks_numbered(facts):
         most = max(len(fact.foreground) for fact in facts)
         return _foreground(f"label values look like instance numbers (up to {most} in one file)")
+    # Both 1 and 255 occur as `object` in one set where two tools wrote the masks.
     if all(len(fact.foreground) <= 1 for fact in facts) and set(values) <= {1, 255}:
         return Labels(("foreground",), (tuple(values),)), []
     return _plain(values)
@@ -136,6 +142,7 @@ def _looks_numbered(facts: Sequence[FileFacts]) -> bool:
         return False
     if max(largest) > MAX_CLASSES and max(len(fact.foreground) for fact in counted) > MAX_CLASSES // 2:
         return True
+    # Some instances are lost at borders or by editing, so a few numbers may be missing.
     dense = all(len(fact.foreground) >= 0.8 * fact.foreground[-1] for fact in counted)
     varied = len(counted) > 1 and max(largest) >= 1.5 * min(largest)
     return dense and (varied or (len(counted) == 1 and max(largest) > 2 * _MANY_VALUES))

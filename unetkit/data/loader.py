@@ -85,6 +85,7 @@ class LazyCases(Sequence[Prepared]):
         if index >= len(self.ids):
             raise IndexError(index)
         if self._last is None or self._last[0] != index:
+            # A sample asks for its case several times: where to cut, then what to cut.
             self._last = index, self.load(self.ids[index])
         return self._last[1]
 
@@ -109,6 +110,7 @@ class TrainingLoader:
         self.table = decide_table(train.augment, plan, left_right_axis(cases[0], plan))
         self.images = cases[0].data.ndim == 3
         self.ids = cases.ids if isinstance(cases, LazyCases) else tuple(case.id for case in cases)
+        # Workers pay off where making a batch takes longer than sending it.
         values = self.sampler.rule.batch_size * len(plan.channels) * math.prod(plan.patch_size)
         small = values < _SMALL_BATCH and not isinstance(cases, LazyCases)
         self.workers = _worker_count(small) if train.workers == "auto" else train.workers
@@ -124,6 +126,7 @@ class TrainingLoader:
 
         Raises DataError, naming the case, if a case cannot be used, or a worker fails or dies.
         """
+        # Shared memory [worker, (pid, step, index)]: still there when a worker was killed, to tell what it was at.
         places = torch.full((max(self.workers, 1), 3), -1).share_memory_()
         source = _started(
             DataLoader(
@@ -142,6 +145,7 @@ class TrainingLoader:
             except RuntimeError as error:
                 raise self._explained(error, places) or error from error
             if isinstance(item, _Failure):
+                # The worker's traceback rides along as the cause, for those who look into it.
                 raise DataError(item.line) from RuntimeError(item.trace)
             yield item if isinstance(item, Batch) else self._augmented(item)
 
@@ -155,6 +159,7 @@ class TrainingLoader:
         if found is None:
             return None
         dead = [int(pid) for pid in found[1].split(",")]
+        # torch does not always name the right process; then every worker's case is suspect.
         rows = [row for row in places.tolist() if row[0] in dead] or places.tolist()
         names = {self.ids[self.sampler.choose(step, index)[0]] for _, step, index in rows if step >= 0}
         return DataError(
@@ -235,6 +240,7 @@ def left_right_axis(case: Prepared, plan: Plan) -> int | None:
     dims = case.data.ndim - 1
     if dims == 2:
         return 1
+    # World axis 0 is left-right (RAS); slices of a volume lack the first prepared axis.
     axis = (plan.transpose.index(0) if plan.transpose else 0) - (dims - plan.dims)
     return axis if axis >= 0 else None
 
@@ -255,6 +261,7 @@ def _sampling_rule(plan: Plan, recipe: Recipe) -> SamplingRule:
 
 def _worker_count(small: bool) -> int:
     """Workers for this machine; none where they would only take turns with the training."""
+    # What this process may use, which in containers is less than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if small or cores <= 2 else min(cores - 1, _MOST_WORKERS)
 

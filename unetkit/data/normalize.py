@@ -38,11 +38,13 @@ def object_mask(data: np.ndarray) -> np.ndarray:
 def _one_channel(values: np.ndarray, rule: Normalization, mask: np.ndarray | None, white: float) -> np.ndarray:
     match rule.scheme:
         case "ct":
+            # (min(max(x, low), high) - mean) / std, all four from the foreground of the training set (nnU-Net).
             clipped = np.clip(values.astype(np.float32), rule.low, rule.high)
             return _scaled(clipped, rule.mean or 0.0, rule.std or 1.0)
         case "clip_minmax":
             return _to_unit(values, rule.low or 0.0, 1.0 if rule.high is None else rule.high)
         case "percentile":
+            # Single hot voxels of MR would otherwise set the scale of the whole case.
             low, high = np.percentile(values, (0.5, 99.5))
             return _to_unit(values, float(low), float(high))
         case "minmax":
@@ -67,6 +69,7 @@ def _zscore(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def _deviation(values: np.ndarray) -> float:
+    # float64: sums over 1e8 voxels lose digits in float32.
     return float(values.std(dtype=np.float64))
 
 

@@ -83,11 +83,14 @@ def preprocess(image: Volume, label: Volume | None, plan: Plan, *, case_id: str 
     data = data[window]
     geometry = _geometry(image, axes, flips, box, plan)
     masked = any(rule.scheme == "zscore_mask" for rule in plan.normalization)
+    # Before resampling, as nnU-Net: interpolation would blur the zero border that masks rely on.
     data = normalize(data, plan.normalization, mask=object_mask(data) if masked else None)
+    # `corners` is the Synapse protocol: cubic zoom of the image, nearest of the label.
     order = 3 if geometry.corners else int(plan.resampling["image"])
     data = resize(torch.from_numpy(data), geometry.shape, _orders(geometry, order), corners=geometry.corners).numpy()
     target = None
     if label is not None:
+        # Flips are views with negative strides, which torch refuses.
         cut = np.ascontiguousarray(_oriented(label.data, axes, flips)[window])
         order = 0 if geometry.corners else int(plan.resampling["label"])
         target = resize_labels(
@@ -117,11 +120,13 @@ def restore_logits(logits: Tensor, geometry: Geometry, plan: Plan) -> Tensor:
     Raises ShapeError if [*P] is not the prepared shape.
     """
     _check_restorable(tuple(logits.shape), geometry)
+    # softmax(30, -30, ...) is (1, 0, ...) within float32; for regions -30 is a probability of 1e-13.
     out = logits.new_full((len(logits), *geometry.full_shape), -_OUTSIDE)
     if not plan.labels.regions:
         out[0] = _OUTSIDE
     for channel in range(len(logits)):
         out[channel][_window(geometry)] = _scores(logits, channel, geometry).to(out.dtype)
+    # Prepared axis a came from input axis axes[a]; argsort is the inverse permutation. Flip first, then permute.
     inverse = [0, *(1 + axis for axis in np.argsort(geometry.axes).tolist())]
     flipped = [1 + axis for axis, flip in enumerate(geometry.flips) if flip]
     return out.flip(flipped).permute(inverse) if flipped else out.permute(inverse)
@@ -134,12 +139,14 @@ def restore_argmax(logits: Tensor, geometry: Geometry, plan: Plan) -> np.ndarray
     """
     _check_restorable(tuple(logits.shape), geometry)
     if plan.labels.regions:
+        # sigmoid(x) > 0.5 is x > 0.
         masks = torch.stack([_scores(logits, channel, geometry) > 0 for channel in range(len(logits))])
         return _pasted(masks.to(torch.uint8), geometry)
     best = _scores(logits, 0, geometry)
     winner = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
     for channel in range(1, len(logits)):
         score = _scores(logits, channel, geometry)
+        # A running argmax; on ties the lower class stays, as in torch.argmax.
         winner[score > best] = channel
         best = torch.maximum(best, score)
     return _pasted(winner[None], geometry)[0]
@@ -191,6 +198,7 @@ def _orientation(image: Volume, transpose: Sequence[int]) -> tuple[tuple[int, ..
     order = tuple(transpose) or tuple(range(image.dims))
     if image.affine is None or image.dims < 3:
         return order, (False,) * image.dims
+    # Row per array axis: the world axis it runs along, and +1 or -1 for the direction.
     found = nib.orientations.io_orientation(image.affine)
     if not np.isfinite(found).all():
         raise DataError(f"{image.source or 'image'}: its affine maps an axis to nothing; repair the header")
@@ -199,6 +207,7 @@ def _orientation(image: Volume, transpose: Sequence[int]) -> tuple[tuple[int, ..
 
 
 def _oriented(data: np.ndarray, axes: Sequence[int], flips: Sequence[bool]) -> np.ndarray:
+    # [C, i, j, k] -> [C, *prepared], through-plane axis first.
     turned = data.transpose(0, *(1 + axis for axis in axes))
     return np.flip(turned, tuple(1 + axis for axis, flip in enumerate(flips) if flip))
 
@@ -225,6 +234,7 @@ def _geometry(
     size = tuple(stop - start for start, stop in box)
     shape, new = size, old
     if plan.resize is not None:
+        # Only the plane (the last two axes) is resized; the slices stay as many.
         shape = (*size[:-2], *plan.resize)
         new = tuple(width * a / b for width, a, b in zip(old, size, shape, strict=True))
     elif plan.spacing is not None:
@@ -239,6 +249,7 @@ def _geometry(
         box=box,
         shape=shape,
         spacing=new,
+        # Resizing works within planes, so that no slice is ever interpolated there.
         separate=separate_axis(old, new, plan.resampling["separate_z"]) if plan.resize is None else None,
         corners=plan.resize is not None,
         affine=image.affine,

@@ -32,6 +32,7 @@ def separate_axis(spacing: Sequence[float], target: Sequence[float], rule: objec
     if rule is False or len(spacing) < 3:
         return None
     for grid in (spacing, target):
+        # Two equally coarse axes make no stack of slices.
         largest = [axis for axis, width in enumerate(grid) if width == max(grid)]
         if rule is True or max(grid) / min(grid) > _ANISOTROPY:
             return largest[0] if len(largest) == 1 else None
@@ -53,6 +54,7 @@ def resize(data: Tensor, shape: Sequence[int], orders: Sequence[int], *, corners
             weights = spline_weights(orders[axis], data.shape[axis + 1], shape[axis], corners)
             out = _along(out.float(), axis + 1, weights)
     if any(orders[axis] == 3 for axis in axes):
+        # Cubic splines overshoot at edges; the input's range holds, as skimage's clip does.
         flat = data.float().flatten(1)
         view = (-1,) + (1,) * len(shape)
         out = torch.minimum(torch.maximum(out, flat.amin(1).view(view)), flat.amax(1).view(view))
@@ -73,6 +75,7 @@ def resize_labels(labels: Tensor, shape: Sequence[int], orders: Sequence[int], *
 
 
 def _vote(labels: Tensor, shape: Sequence[int], orders: Sequence[int], corners: bool) -> Tensor:
+    # Interpolating class numbers would invent classes between 1 and 3; shares of each are interpolated instead.
     values = labels.unique().tolist()
     winner = torch.full(tuple(shape), values[0], dtype=labels.dtype, device=labels.device)
     best = torch.full(tuple(shape), 0.0, device=labels.device)
@@ -88,6 +91,7 @@ def nearest_index(size: int, new_size: int, corners: bool = False) -> np.ndarray
     """Return for each of `new_size` samples the input sample 0..size-1 whose pixel it falls into."""
     if corners:
         return np.floor(_positions(size, new_size, True) + 0.5).astype(np.int64)
+    # floor((i + 1/2) size / new_size) in whole numbers, free of rounding.
     return (2 * np.arange(new_size) + 1) * size // (2 * new_size)
 
 
@@ -97,6 +101,7 @@ def spline_weights(order: int, size: int, new_size: int, corners: bool = False) 
     if order == 1:
         positions = positions.clip(0, size - 1)
         return evaluation_matrix(positions, size, 1)
+    # Edge mode repeats the border sample; with matching corners nothing is asked beyond it.
     edge = 0 if corners else _EDGE
     padded = np.eye(size)[np.arange(-edge, size + edge).clip(0, size - 1)]
     return evaluation_matrix(positions + edge, len(padded), 3) @ _spline_coefficients(padded)
@@ -104,6 +109,7 @@ def spline_weights(order: int, size: int, new_size: int, corners: bool = False) 
 
 def evaluation_matrix(positions: np.ndarray, size: int, degree: int) -> np.ndarray:
     """Return [len(positions), size]: B-spline basis of degree 1 or 3 at each position; mirrored beyond the border."""
+    # Degree 1 touches 2 samples, degree 3 touches 4, from one before the position's cell.
     first = np.floor(positions).astype(int) - (degree - 1) // 2
     matrix = np.zeros((len(positions), size))
     for tap in range(degree + 1):
@@ -120,6 +126,7 @@ def _positions(size: int, new_size: int, corners: bool) -> np.ndarray:
 
 
 def _cubic(distance: np.ndarray) -> np.ndarray:
+    # B3(d) = 2/3 - d^2 + d^3/2 within 1, (2 - d)^3 / 6 up to 2.
     near = 2 / 3 - distance**2 + distance**3 / 2
     return np.where(distance < 1, near, np.maximum(2 - distance, 0) ** 3 / 6)
 
@@ -127,6 +134,7 @@ def _cubic(distance: np.ndarray) -> np.ndarray:
 def _mirrored(index: np.ndarray, size: int) -> np.ndarray:
     if size == 1:
         return np.zeros_like(index)
+    # Mirroring at sample centres has the period 2 n - 2.
     index = np.abs(index) % (2 * size - 2)
     return np.minimum(index, 2 * size - 2 - index)
 
@@ -136,6 +144,7 @@ def _spline_coefficients(samples: np.ndarray) -> np.ndarray:
     n = len(samples)
     if n == 1:
         return samples
+    # Interpolation condition: (c[i-1] + 4 c[i] + c[i+1]) / 6 = sample[i], a tridiagonal system.
     bands = np.array([np.full(n, 1 / 6), np.full(n, 4 / 6), np.full(n, 1 / 6)])
     bands[0, 1] = bands[2, n - 2] = 2 / 6  # mirrored at both ends
     return solve_banded((1, 1), bands, samples)
@@ -148,6 +157,7 @@ def _along(data: Tensor, axis: int, weights: np.ndarray) -> Tensor:
     out = data.new_empty(before.numel(), len(weights), after.numel())
     for start in range(0, len(weights), _BLOCK):
         block = weights[start : start + _BLOCK]
+        # Cubic weights fade by a factor of 0.27 a sample: a block needs its neighbourhood only.
         used = np.flatnonzero((np.abs(block) > 1e-9).any(axis=0))
         first, last = int(used[0]), int(used[-1]) + 1
         matrix = torch.from_numpy(np.ascontiguousarray(block[:, first:last])).to(data)

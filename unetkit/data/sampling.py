@@ -27,6 +27,7 @@ _KEEP_SHARE = 0.01
 
 def random_stream(stream: int, seed: int, *counters: int) -> np.random.Generator:
     """Return the generator that belongs to this stream, seed and counters, and to no others."""
+    # Counter-based and seeded by place: the stream of step 10 exists without those of steps 0 to 9.
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([stream, seed % 2**64, *counters])))
 
 
@@ -49,6 +50,7 @@ class Locations:
             return None
         classes = sorted(self.voxels)
         sizes = np.array([self.counts[c] for c in classes], float)
+        # By class first: else large organs would take all foreground patches from small ones.
         chosen = classes[rng.integers(len(classes)) if balance else rng.choice(len(classes), p=sizes / sizes.sum())]
         return self._voxel(self.voxels[chosen], rng)
 
@@ -146,8 +148,10 @@ class PatchSampler:
         if not rule.every:
             return int(self._stream(step, index).integers(len(self.cases))), None
         epoch, batch = divmod(step, self.batches_per_epoch)
+        # The last batch wraps around to the epoch's first items, so that all batches have one size.
         order = _shuffled(rule.seed, epoch, self.items)
         item = int(order[(batch * rule.batch_size + index) % self.items])
+        # `_ends` are cumulated slice counts: the first end beyond the item is its case.
         case = int(np.searchsorted(self._ends, item, side="right"))
         plane = item - int(self._ends[case - 1] if case else 0)
         return case, plane if self.slices else None
@@ -180,6 +184,7 @@ class PatchSampler:
             if case not in self._locations:
                 self._locations[case] = find_locations(prepared.label, regions=self.rule.regions)
             known = self._locations[case]
+        # A patch that covers the whole slice holds its foreground anyway.
         elif forced and any(n > p for n, p in zip(prepared.data.shape[2:], self.rule.patch_size, strict=True)):
             known = find_locations(prepared.label[:, plane : plane + 1], regions=self.rule.regions)
         else:
@@ -190,6 +195,7 @@ class PatchSampler:
     def _forced(self, index: int, rng: np.random.Generator) -> bool:
         """The last samples of a batch hold foreground; a batch of one draws instead."""
         size, share = self.rule.batch_size, self.rule.oversample
+        # nnU-Net's rule: sample j is forced iff j >= round(size (1 - share)), one of two at 0.33.
         return bool(rng.random() < share) if size == 1 else index >= round(size * (1 - share))
 
     def _stream(self, step: int, index: int) -> np.random.Generator:
@@ -203,6 +209,7 @@ def _shuffled(seed: int, epoch: int, items: int) -> np.ndarray:
 
 def _start(size: int, patch: int, centre: int | None, rng: np.random.Generator) -> int:
     if patch >= size:
+        # Smaller than the patch: centred, padding on both sides.
         return -((patch - size) // 2)
     if centre is None:
         return int(rng.integers(size - patch + 1))

@@ -156,6 +156,7 @@ def _drawn(cases: Sequence[Case], section: SplitSection) -> _Draft:
         raise DataError(
             f"{section.folds} folds of {len(groups)} groups; a fold needs at least one: lower data.split.folds"
         )
+    # Every n-th of the shuffled groups: folds differ by one group at most.
     held = set(groups[section.fold :: section.folds])
     val = [case for case in pool if group_of(case) in held]
     how.append(f"fold {section.fold} of {section.folds} validates")
@@ -188,6 +189,7 @@ def _take(cases: Sequence[Case], fraction: float, seed: int, how: list[str], wha
     groups = shuffled({group_of(case) for case in cases}, seed)
     if not fraction or len(groups) < 2:
         return []
+    # A share that is asked for is at least one group, and never all of them.
     number = min(max(1, round(fraction * len(groups))), len(groups) - 1)
     held = set(groups[:number])
     how.append(f"{what}: {number} of {len(groups)} groups by seed {seed}")
@@ -245,5 +247,6 @@ def _require_apart(lists: Mapping[str, Sequence[str]]) -> None:
 def _limited(cases: Sequence[Case], limit: int | None, seed: int) -> tuple[str, ...]:
     """Return ids in natural order; with a limit, those that the seed puts first."""
     names = [case.id for case in cases]
+    # By the same hash as splits: a larger limit keeps all cases of a smaller one.
     kept = names if limit is None else shuffled(names, seed)[:limit]
     return tuple(sorted(kept, key=natural))

@@ -40,6 +40,7 @@ def read_volume(path: str | Path, *, label: bool = False) -> Volume:
         raise DataError(f"{path}: no voxels (size {volume.data.shape}); get the file anew or leave it out")
     if not label:
         return replace(volume, data=_intensities(volume.data))
+    # One value per voxel is the only thing that all formats can say about classes.
     if volume.channels != 1:
         raise DataError(
             f"{path}: a label map has one channel, this has {volume.channels}; store one value per class, and "
@@ -59,6 +60,7 @@ def read_images(case: Case) -> Volume:
     first = volumes[0]
     if len(volumes) == 1:
         return first
+    # Sequences of one study are often stored along different axes on the same grid.
     turned = [first] + [stored_like(volume, first) for volume in volumes[1:]]
     for path, volume in zip(case.images[1:], turned[1:], strict=True):
         if apart := difference(volume, first):
@@ -100,6 +102,7 @@ def _format(path: Path) -> ModuleType:
 
 
 def _require_file(path: Path) -> None:
+    # A pattern of slices; the reader says if there are none.
     if "*" in path.name:
         return
     if path.is_dir():
@@ -113,6 +116,7 @@ def _require_file(path: Path) -> None:
 def _intensities(data: np.ndarray) -> np.ndarray:
     """Halve float64, and give 1-bit pictures the range of 8-bit ones."""
     if data.dtype == bool:
+        # Else a 1-bit photograph would be nearly black beside 8-bit ones.
         return data.astype(np.uint8) * 255
     return data.astype(np.float32) if data.dtype == np.float64 else data
 
@@ -126,5 +130,6 @@ def _whole(data: np.ndarray) -> np.ndarray:
         low, high = (float(rounded.min()), float(rounded.max()))
         if not (np.isfinite(low) and np.isfinite(high)) or np.abs(data - rounded).max() > 1e-3:
             return data
+    # float64 labels are mostly 0..13: one byte instead of eight for every pass over them.
     smallest = np.result_type(np.min_scalar_type(int(low)), np.min_scalar_type(int(high)))
     return rounded.astype(smallest)

@@ -16,6 +16,7 @@ from unetkit.topology import Sizes, pool_topology
 BASE_WIDTH = 32
 LARGEST_WIDTH = {2: 512, 3: 320}
 LARGEST_BATCH = 64
+# Numbers of nnU-Net's default planner: start size, values of the reference batch, and that batch, by dims.
 _START = {2: 2048**2, 3: 256**3}
 _REFERENCE = {2: 85e6, 3: 560e6}
 _REFERENCE_BATCH = {2: 12, 3: 2}
@@ -78,6 +79,7 @@ def elements(patch: Sequence[int], strides: Sizes, num_outputs: int) -> int:
 def choose_patch(setting: Setting) -> tuple[int, ...]:
     """Return the largest patch of the image's proportions in mm, within the median image, whose batch of 2 fits."""
     density = [1 / s for s in setting.spacing]
+    # A cube in mm, written in voxels: side a = scale / spacing[a], product = start volume.
     scale = (_START[setting.dims] / prod(density)) ** (1 / setting.dims)
     start = [min(round(d * scale), n) for d, n in zip(density, setting.shape, strict=True)]
     patch = legal(start, setting)
@@ -92,6 +94,7 @@ def choose_patch(setting: Setting) -> tuple[int, ...]:
 def choose_batch(patch: Sequence[int], setting: Setting, dataset_voxels: float) -> int:
     """Return the batch that fits, at most a twentieth of the data set's voxels and never more than a limit."""
     fits = setting.batch_of(_cost(patch, setting))
+    # One step must not see more than a twentieth of all voxels, or small sets would be learnt by heart.
     cap = round(dataset_voxels * _SHARE_OF_DATA / prod(patch))
     return max(min(fits, cap, LARGEST_BATCH), _SMALLEST_BATCH)
 
@@ -118,8 +121,10 @@ def _too_large(patch: Sequence[int], setting: Setting) -> bool:
 
 def _shrunk(patch: tuple[int, ...], setting: Setting) -> tuple[int, ...] | None:
     """Take the least step off the axis that covers most of the image; None if no axis can become smaller."""
+    # The axis with the largest patch / image ratio loses least context when it shrinks.
     order = sorted(range(len(patch)), key=lambda a: patch[a] / setting.shape[a], reverse=True)
     for axis in order:
+        # Pooling and the model both have to divide what is left.
         step = lcm(_least_step(patch, axis, setting), setting.info.multiple)
         axes = range(len(patch)) if setting.info.square else (axis,)
         candidate = [n - step if a in axes else n for a, n in enumerate(patch)]

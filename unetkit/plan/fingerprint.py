@@ -87,9 +87,11 @@ def measure(dataset: Dataset, case_ids: Iterable[str], threads: int = 2) -> Fing
     cases = [dataset.case(name) for name in case_ids]
     if not cases or dataset.labels is None:
         raise DataError(f"{dataset.name}: zero labelled training cases; add labels, or change data.split")
+    # The same number from every case: percentiles weigh patients alike, not voxels (nnU-Net does too).
     number = min(_SAMPLES_OF_CASE, max(1, _SAMPLES // len(cases)))
     with ThreadPoolExecutor(threads) as pool:
         results = list(pool.map(partial(_attempt, labels=dataset.labels, number=number), cases))
+    # All cases are read before anything is said: one complaint about each fault, not one fault a run.
     faults = [r for r in results if isinstance(r, DataError)]
     if faults:
         more = f" (and {len(faults) - _SHOWN} more)" if len(faults) > _SHOWN else ""
@@ -123,6 +125,7 @@ def _ras_order(image: Volume) -> list[int]:
     """Return which array axis lies along right, anterior and superior; the array's own order where no file says."""
     if image.affine is None or image.dims != 3:
         return list(range(image.dims))
+    # io_orientation gives the world axis of each array axis; sorting inverts that.
     return [int(a) for a in np.argsort(nib.orientations.io_orientation(image.affine)[:, 0])]
 
 
@@ -130,6 +133,7 @@ def _counts(encoded: np.ndarray, labels: Labels) -> np.ndarray:
     """Return the number of voxels of each class."""
     if labels.regions:
         return (encoded == 1).reshape(len(encoded), -1).sum(axis=1)
+    # Index 0 is the background, 255 what is ignored; neither is a class.
     return np.bincount(encoded.ravel(), minlength=256)[1 : len(labels.classes) + 1]
 
 

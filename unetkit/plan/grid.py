@@ -34,6 +34,7 @@ def target_spacing(fingerprint: Fingerprint, shapes: Sequence[Sequence[int]]) ->
         return tuple(target), f"the median spacing of {number} training cases"
     thick = target[worst]
     percentile = float(np.percentile([s[worst] for s in fingerprint.spacings], _THICK_PERCENTILE))
+    # The coarsest axis must stay the coarsest, or the transposition would change with it.
     target[worst] = percentile if percentile >= finer else finer + 1e-5
     return tuple(target), (
         f"the median spacing of {number} training cases, but {target[worst]:.4g} mm instead of {thick:.4g} mm across "
@@ -46,6 +47,7 @@ def choose_transpose(fingerprint: Fingerprint, spacing: Sequence[float]) -> tupl
     if not fingerprint.placed:
         return tuple(range(len(spacing))), "the files do not say how their axes lie, so their order is kept"
     order = range(len(spacing) - 1, -1, -1)  # superior, anterior, right: of equals the first is taken
+    # Rounded: headers of isotropic scans differ in the seventh digit.
     coarsest = max(order, key=lambda a: round(spacing[a], 3))
     name = ("left-right", "posterior-anterior", "inferior-superior")[coarsest]
     why = f"the {name} axis is the coarsest with {spacing[coarsest]:.4g} mm and goes first"
@@ -59,5 +61,6 @@ def median_shape(
     if target is None:
         sizes = np.asarray(shapes, float)
     else:
+        # size' = round(size * spacing / target), case by case; the median comes after.
         sizes = np.round(np.asarray(shapes) * np.asarray(spacings) / np.asarray(target))
     return tuple(max(1, round(float(n))) for n in np.median(sizes, axis=0))

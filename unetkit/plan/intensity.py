@@ -9,6 +9,7 @@ from unetkit.recipe.schema import DataSection
 
 MASKED_BELOW = 0.75
 """With less of the volume left after cutting the zero border, only nonzero voxels count for the z-score."""
+# nnU-Net's names of channels that ask for a scheme of their own; any other is z-scored.
 _BY_NAME = {"ct": "ct", "nonorm": "none", "rescale_to_0_1": "minmax", "rgb_to_0_1": "rgb"}
 _PIXELS = ("uint8", "uint16")
 _SQUASHED = 0.01
@@ -48,6 +49,7 @@ def _scheme(name: str, fingerprint: Fingerprint, section: DataSection, cropped: 
         return "clip_minmax", "as the recipe gives a range"
     if fingerprint.dims == 2 and len(fingerprint.channels) == 3 and all(t in _PIXELS for t in fingerprint.dtypes):
         return "rgb", f"as these are colour pictures of {' and '.join(fingerprint.dtypes)}"
+    # Skull-stripped and masked images: mean and deviation of mostly zeros would say nothing.
     if cropped and fingerprint.crop_ratio < MASKED_BELOW:
         return "zscore_mask", f"as only {fingerprint.crop_ratio:.0%} of a volume lies within the nonzero box"
     return "zscore", "as nothing is known of its units"
@@ -65,6 +67,7 @@ def _require_contrast(name: str, clip: tuple[float, float], seen: Intensity) -> 
 
 
 def _rule(scheme: str, clip: tuple[float, float] | None, seen: Intensity) -> Normalization:
+    # Percentiles 0.5 and 99.5 of the foreground, unless the recipe knows better.
     low, high = clip or (seen.low, seen.high)
     if scheme == "ct":
         return Normalization(scheme, low, high, seen.mean, seen.std)

@@ -72,6 +72,7 @@ class Plan:
         """Rebuild a plan from `to_json`. Raises CheckpointError if keys are missing or unknown."""
         try:
             tree = dict(tree)
+            # JSON has lists only; with tuples a plan equals the one that was stored.
             labels = {k: _frozen(v) for k, v in tree.pop("labels").items()}
             norms = tuple(Normalization(**n) for n in tree.pop("normalization"))
             rest: dict[str, Any] = {k: v if isinstance(v, dict) else _frozen(v) for k, v in tree.items()}

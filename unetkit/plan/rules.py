@@ -73,6 +73,7 @@ def _frame(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo, reasons: d
     order = transpose or tuple(range(fingerprint.dims))
     target = None
     if spacing is not None:
+        # A 2D network never resamples across slices; their median spacing stands in.
         target = [actual[0], *spacing] if len(spacing) < len(order) else list(spacing)
     sizes = grid.median_shape(
         [[s[a] for a in order] for s in shapes], [[s[a] for a in order] for s in fingerprint.spacings], target
@@ -176,6 +177,7 @@ def _check_patch(patch: tuple[int, ...], key: str, frame: _Frame, recipe: Recipe
     check_size(info, patch, f"{key}: {info.name} on patches of")
     if frame.setting.follows_plan and recipe.plan.strides is None and recipe.model.options.get("strides") is None:
         fitting = budget.legal(patch, frame.setting)
+        # Better than padding in silence: the size asked for is the size used.
         if patch != fitting:
             divisor = pool_topology(patch, frame.setting.spacing)[2]
             raise RecipeError(
@@ -203,6 +205,7 @@ def _topology(
     """Return strides, kernels and widths of a network that follows the plan; nothing for others."""
     info = frame.setting.info
     asked = {name: getattr(recipe.plan, name) for name in _TOPOLOGY if getattr(recipe.plan, name) is not None}
+    # One truth for sizes: the plan's key or the model's option.
     twice = sorted(set(asked) & set(recipe.model.options))
     if twice:
         raise RecipeError(f"plan.{twice[0]} and model.{twice[0]} are both given; drop one of them")
@@ -215,6 +218,7 @@ def _topology(
     strides, kernels, _ = pool_topology(patch, frame.setting.spacing)
     if "strides" in asked:
         strides = _per_axis(asked["strides"], "strides", frame.dims)
+        # Kernels of the rule belong to its own strides; with others a plain 3 is the safe choice.
         kernels = ((3,) * frame.dims,) * len(strides)
     if "kernels" in asked:
         kernels = _per_axis(asked["kernels"], "kernels", frame.dims)
@@ -274,6 +278,7 @@ def _mirror_axes(frame: _Frame, recipe: Recipe, reasons: dict[str, str]) -> tupl
     """Return the patch axes along which the network learns to see mirrored images, for use in prediction."""
     section, preset = recipe.train.augment, PRESETS[recipe.train.augment.preset]
     if isinstance(section.mirror, bool):
+        # Averaging over mirrored inputs helps only a network that has seen such.
         learnt = section.mirror and (preset.mirror_p > 0 or preset.one_of)
         axes = tuple(range(frame.dims)) if learnt else ()
     else:

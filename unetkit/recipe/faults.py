@@ -46,6 +46,7 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 def explain_faults(error: ValidationError, schema: type[BaseModel]) -> list[str]:
     """Return one line for each key at fault: what was given, what is allowed."""
+    # A union reports a fault for each member; the user made one, so they are joined by key.
     keys = list(all_keys(schema))
     grouped: dict[str, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
@@ -56,6 +57,7 @@ def explain_faults(error: ValidationError, schema: type[BaseModel]) -> list[str]
 def _key(detail: ErrorDetails, keys: list[str]) -> str:
     """The dotted key; union members and list positions that pydantic appends are cut off."""
     parts = [str(p) for p in detail["loc"]]
+    # pydantic adds the union member or list position tried; the longest part that is a key is what the user wrote.
     for n in range(len(parts), 0, -1):
         if ".".join(parts[:n]) in keys:
             return ".".join(parts[:n])
@@ -79,6 +81,7 @@ def _explain(key: str, details: list[ErrorDetails], keys: list[str]) -> str:
 
 def _nearest_key(key: str, keys: list[str]) -> str:
     same_end = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    # `epochs` can only mean train.epochs: the right name in the wrong section is the commonest slip.
     if len(same_end) == 1:
         return f" (did you mean '{same_end[0]}'?)"
     sections = {k.rsplit(".", n)[0] for k in keys for n in range(k.count(".") + 1)}

@@ -14,6 +14,7 @@ def recipes_folder() -> Path:
     Raises RecipeError if the installation lacks it.
     """
     package = Path(__file__).resolve().parents[1]
+    # In the wheel they lie inside the package, in a checkout (editable install too) beside it.
     for folder in (package / "recipes", package.parent / "recipes"):
         if folder.is_dir():
             return folder

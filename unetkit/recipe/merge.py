@@ -33,6 +33,7 @@ class Resolved:
         """Return `key = value  # origin`, one line a key."""
         values = flatten_recipe(self.recipe)
         shown = {k: json.dumps(v) for k, v in values.items()}
+        # Origins stand in one column, which a few long lists may break but not widen.
         wide = max(len(k) + len(v) for k, v in shown.items() if len(v) < 40) + 3
         return [f"{f'{k} = {v}':<{wide}}  # {self.origins.get(k, 'default')}" for k, v in shown.items()]
 
@@ -42,6 +43,7 @@ def flatten_recipe(recipe: Recipe) -> dict[str, Any]:
     tree = json.loads(recipe.model_dump_json())
     flat = flatten(tree)
     for key in _WHOLE:
+        # Class names are no keys of the schema: shown as one value, not as data.classes.liver.
         inner = {k: v for k, v in flat.items() if k.startswith(key + ".")}
         if inner:
             flat = {k: v for k, v in flat.items() if k not in inner}
@@ -113,6 +115,7 @@ def _check(tree: Tree, faults: list[str]) -> Recipe:
         recipe = Recipe.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
         faults += explain_faults(error, Recipe)
+    # Options of a model are known to the registry only, read without importing torch.
     section = tree.get("model", {})
     if isinstance(section, dict):
         faults += _model_faults(section)

@@ -102,6 +102,7 @@ class DataSection(Section):
     def _agrees(self) -> DataSection:
         if self.root is not None and self.dataset is not None and not _needs_root(self.dataset):
             raise ValueError(f"root and dataset={self.dataset} contradict each other; give one of them")
+        # Contradictions are refused here, where both values are at hand, and not where one of them would lose.
         if self.threshold is not None and self.classes is not None and len(self.classes) != 1:
             raise ValueError(
                 f"threshold makes one foreground class, classes names {len(self.classes)}; drop one of the two"
@@ -300,6 +301,7 @@ class Recipe(Section):
             raise ValueError(
                 "train.loss.name=dice_bce is for overlapping classes; set data.regions=true or use dice_ce"
             )
+        # Soft-max lets one class win a voxel; overlapping regions need a sigmoid each.
         if self.data.regions and self.train.loss.name in ("dice_ce", "ce"):
             raise ValueError(
                 f"train.loss.name={self.train.loss.name} is for exclusive classes; use dice_bce with data.regions"

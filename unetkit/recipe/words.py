@@ -59,6 +59,7 @@ def parse_words(words: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
     for word in words:
         key, equals, text = word.partition("=")
         bare = key.lstrip("+~-")
+        # Forms of hydra (+key, ~key) and of other command lines (--key).
         if bare != key:
             faults.append(f"{word}: write {bare}={text or 'VALUE'} (no '{key[: len(key) - len(bare)]}' before a key)")
         elif not equals or not key:
@@ -78,6 +79,7 @@ def nest(values: dict[str, Any]) -> Tree:
     tree: Tree = {}
     for key, value in values.items():
         *path, last = key.split(".")
+        # Two words may meet in one branch (train=5 train.epochs=3): the second would be lost.
         branch = tree
         for part in path:
             inner = branch.setdefault(part, {})

@@ -33,6 +33,7 @@ def decoding(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    # Our own lines name the fault already, and lack of memory is no fault of the file.
     except (UnetkitError, MemoryError):
         raise
     except FileNotFoundError as error:
@@ -57,6 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = path.parent / f".{uuid4().hex}.{path.name}"
         yield temporary
         with temporary.open("rb+") as file:
+            # Without it a crash after the rename may leave a file of the right name and no content.
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
@@ -66,6 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             with suppress(OSError):
+                # After a good write the name is gone already; after a bad one nothing must stay behind.
                 temporary.unlink()
 
 

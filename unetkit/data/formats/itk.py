@@ -28,6 +28,7 @@ class ItkGeometry:
     def affine(self) -> np.ndarray:
         """4x4 affine from indices to RAS+ world; the flip is in the affine, not in the data."""
         affine = np.eye(4)
+        # Columns are the steps of an index: A = D diag(spacing), D row by row in ITK.
         affine[:3, :3] = np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing)
         affine[:3, 3] = self.origin
         return _LPS_TO_RAS @ affine
@@ -36,6 +37,7 @@ class ItkGeometry:
     def of(cls, affine: np.ndarray) -> ItkGeometry:
         """Return the geometry of a RAS+ affine; a shear cannot be kept."""
         lps = _LPS_TO_RAS @ affine
+        # The length of a column is the step along its index in mm.
         spacing = np.linalg.norm(lps[:3, :3], axis=0)
         direction = lps[:3, :3] / spacing
         return cls(tuple(lps[:3, 3].tolist()), tuple(spacing.tolist()), tuple(direction.ravel().tolist()))
@@ -54,6 +56,7 @@ def read(path: Path, label: bool) -> Volume:
         raise DataError(f"{path}: {dims} axes of size {data.shape[::-1]}; a case has 2 or 3, and one for channels")
     data = np.moveaxis(data, -1, 0) if vector else data[None]
     if dims == 2:
+        # ITK speaks of x, y; pictures here are [C, y, x].
         return Volume(data, tuple(geometry.spacing[::-1]), None, str(path), geometry)
     # ITK gives [k, j, i]; the view below is [C, i, j, k].
     return Volume(data.transpose(0, 3, 2, 1), geometry.spacing, geometry.affine, str(path), geometry)
@@ -94,9 +97,11 @@ def _place(image: Any, volume: Volume) -> None:
             image.SetOrigin(geometry.origin)
             image.SetDirection(geometry.direction)
         return
+    # Without a place in the world the ITK identity is meant, which in RAS has x and y reversed.
     affine = volume.affine if volume.affine is not None else np.diag([-s for s in volume.spacing[:2]] + [1.0, 1.0])
     if volume.affine is None:
         affine[2, 2] = volume.spacing[2]
+    # The header is written back only while it says what the affine says: a resampled volume has a new one.
     if geometry is None or len(geometry.origin) != 3 or not np.array_equal(geometry.affine, affine):
         geometry = ItkGeometry.of(affine)
     image.SetOrigin(geometry.origin)

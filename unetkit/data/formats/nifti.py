@@ -36,6 +36,7 @@ def peek(path: Path) -> Peek:
         image: Any = nib.load(path)
         shape = tuple(int(n) for n in image.shape)
         fields = image.get_data_dtype().names
+    # A NIfTI file of two axes is a volume of one slice.
     spatial = (*shape[:3], 1)[:3]
     extra = int(np.prod(shape[3:], dtype=int))
     return Peek(len(fields) if fields else extra, spatial)
@@ -48,17 +49,21 @@ def write(volume: Volume, path: Path) -> None:
     data = _storable(data)
     if volume.dims == 2:
         data = data.reshape((*data.shape[:2], 1, *data.shape[2:]))
+    # set_data_shape resets zooms; the stored ones, bit for bit, go back afterwards.
     pixdim = header["pixdim"].copy()
     header.set_data_shape(data.shape)
     header["pixdim"] = pixdim
     header.set_data_dtype(data.dtype)
+    # The image's scaling and display range mean nothing for what is written now.
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
     header.set_intent("none")
     header["vox_offset"] = header.single_vox_offset
     header["magic"] = header.single_magic
+    # Four zero bytes: no header extensions, which would describe the image.
     payload = header.binaryblock + b"\0\0\0\0" + _fortran_bytes(data.astype(header.get_data_dtype(), copy=False))
     if path.name.lower().endswith(".gz"):
+        # No time stamp: the same labels give the same file.
         payload = gzip.compress(payload, _GZIP_LEVEL, mtime=0)
     with replacing(path) as temporary:
         temporary.write_bytes(payload)
@@ -77,6 +82,7 @@ def _channels_first(data: np.ndarray, path: Path) -> np.ndarray:
     """Return [C, i, j, k] as a view; the file's Fortran order is kept, because turning it costs more than reading."""
     if data.dtype.names:  # RGB voxels
         return np.stack([data[name] for name in data.dtype.names]).reshape((-1, *data.shape[:3]))
+    # Empty trailing axes are common (one time point).
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim == 5 and data.shape[3] == 1:  # a vector image keeps its components in the fifth axis

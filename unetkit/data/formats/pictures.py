@@ -63,6 +63,7 @@ def pixels(picture: Image.Image, label: bool) -> np.ndarray:
         return np.array(picture.convert("L") if _has_grey_palette(picture) else picture)
     if picture.mode in _COLOURS and picture.mode != "RGB":
         picture = picture.convert("RGB")
+    # Grey with alpha.
     elif picture.mode in ("LA", "La"):
         picture = picture.convert("L")
     return np.array(picture)
@@ -80,6 +81,7 @@ def one_channel(data: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _has_grey_palette(picture: Image.Image) -> bool:
+    # Only colours that occur count: encoders fill the rest of the table with anything.
     palette = np.asarray(picture.getpalette("RGB") or [], dtype=np.int32).reshape(-1, 3)
     indices = np.flatnonzero(picture.histogram())
     used = palette[indices[indices < len(palette)]]
@@ -96,6 +98,7 @@ def _is_deep_colour(path: Path) -> bool:
 def _deep_colour(path: Path) -> np.ndarray:
     import cv2
 
+    # By way of memory: OpenCV's own file reading fails on names beyond ASCII on some systems.
     data = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if data is None:
         raise DataError(f"{path}: OpenCV cannot decode this 16-bit colour PNG; save it anew or leave it out")

@@ -89,9 +89,11 @@ def _by_tifffile(path: Path) -> np.ndarray:
         series = file.series[0]
         data = series.asarray()
         spatial, channel = _roles(series.axes, series.shape, path)
+        # Old scanners store black as the largest value; tifffile leaves that to its caller, Pillow does not.
         white_is_zero = series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE
         name = "" if channel is None else series.axes[channel]
     order = (*(() if channel is None else (channel,)), *spatial)
+    # What is neither channel nor space has length 1 (`_roles` saw to it) and falls away in the reshape.
     rest = [axis for axis in range(data.ndim) if axis not in order]
     data = data.transpose(*rest, *order).reshape([data.shape[axis] for axis in order])
     if white_is_zero:
@@ -106,6 +108,7 @@ def _by_pillow(path: Path, label: bool) -> np.ndarray:
             picture.seek(number)
             pages.append(pictures.pixels(picture, label))
     data = np.stack(pages) if len(pages) > 1 else pages[0]
+    # [page, y, x, C] or [y, x, C] -> channels first.
     colour = data.ndim - (len(pages) > 1) == 3
     return np.moveaxis(data, -1, 0) if colour else data[None]
 
@@ -119,6 +122,7 @@ def _roles(axes: str, shape: tuple[int, ...], path: Path) -> tuple[tuple[int, ..
     """Tell which axes of a series are spatial, and which is the channel. Raises DataError if there are too many."""
     channel = next((i for i, name in enumerate(axes) if name in "SC" and shape[i] > 1), None)
     plane = (axes.index("Y"), axes.index("X"))
+    # Z, T, I or Q, as microscopes and writers call it: any one further axis is taken for depth.
     deep = [i for i in range(len(axes)) if i not in plane and i != channel and shape[i] > 1]
     if len(deep) > 1:
         raise DataError(f"{path}: axes {axes} of size {shape}; a case has 2 or 3, and one for channels: split the file")

@@ -29,8 +29,10 @@ def find(root: Path) -> Found | None:
         for number, entry in enumerate(tree.get(key) or []):
             cases.append(_case(path, f"{key}[{number}]", entry, split, stated=_states_split(tree, key)))
     cases = _distinct(cases)
+    # Ids name prediction files and rows of tables, so they must be unique.
     require_unique([case.id for case in cases], path)
     require_files(cases, path)
+    # The Decathlon writes {"0": "MRI"}, MONAI's lists often a plain text or nothing.
     modality = tree.get("modality") or tree.get("channel_names") or {}
     channels = modality.values() if isinstance(modality, Mapping) else [modality]
     return Found(

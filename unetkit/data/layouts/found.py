@@ -40,6 +40,7 @@ def image_files(folder: Path) -> list[Path]:
 def natural(text: str) -> tuple[tuple[int, int | str], ...]:
     """Sort key by which case2 comes before case10."""
     parts = re.split(r"(\d+)", text.lower())
+    # Pairs (kind, value), since numbers and texts do not compare.
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts if part)
 
 
@@ -74,6 +75,7 @@ def require_files(cases: Iterable[Case], where: Path) -> None:
         (case.id, path)
         for case in cases
         for path in (*case.images, case.label, case.roi)
+        # A pattern stands for many files (prepared Synapse slices), found when it is read.
         if path is not None and "*" not in path.name and not path.is_file()
     ]
     if missing:

@@ -43,6 +43,7 @@ def _from_json(path: Path, tree: Mapping[str, Any]) -> Found:
         ids = [str(entry.get("id", n)) if isinstance(entry, Mapping) else str(n) for n, entry in enumerate(listed)]
         require_unique(ids, path)
         listed = dict(zip(ids, listed, strict=True))
+    # Sides may be stated by lists or with each case; lists go first.
     splits = _listed_splits(path, tree, listed)
     cases = tuple(_case(path, name, entry, splits.get(name)) for name, entry in listed.items())
     require_files(cases, path)
@@ -106,6 +107,7 @@ def _case(path: Path, name: str, entry: Any, listed: str | None) -> Case:
         raise DataError(f"{path}: case '{name}' is {entry!r}; give an object with image and label")
     images = entry.get("image") or []
     images = images if isinstance(images, list) else [images]
+    # Checked together: JSON may hold anything where a path should stand.
     files = [*images, entry.get("label") or "", entry.get("roi", entry.get("roi_mask")) or ""]
     if not all(isinstance(file, str) for file in files):
         raise DataError(f"{path}: case '{name}' has files {files}; give a path as text, or a list of paths as image")

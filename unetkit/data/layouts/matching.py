@@ -40,6 +40,7 @@ def pair_up(images: Sequence[Path], labels: Sequence[Path]) -> Pairing:
     free_ids = list(groups)
     free = list(labels)
     matched: dict[str, Path] = {}
+    # From the strictest rule to the loosest, so that a loose one cannot take what a strict one would pair.
     for key in (_same, core_of, _number):
         found = _unambiguous(free_ids, free, key)
         matched |= found
@@ -51,6 +52,7 @@ def pair_up(images: Sequence[Path], labels: Sequence[Path]) -> Pairing:
 def core_of(stem: str) -> str:
     """Return a stem without the words that tell image from mask: label_13 and image_13 both give 13."""
     previous = None
+    # Words stack up: image_x_training_seg.
     while stem != previous:
         previous = stem
         stem = _BEGINNING.sub("", _ENDING.sub("", stem)) or stem
@@ -64,6 +66,7 @@ def is_mask_name(stem: str) -> bool:
 
 def _channels(images: Sequence[Path], labels: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
     """Group x_0000, x_0001 to case x where masks are called x; elsewhere each file is a case."""
+    # _0000 means a channel only where masks go without it; elsewhere it is a frame number.
     names = {stem_of(path).lower() for path in labels} | {core_of(stem_of(path)) for path in labels}
     parts = [_CHANNEL.match(stem_of(path)) for path in images]
     grouped: dict[str, list[Path]] = {}
@@ -79,6 +82,7 @@ def _unambiguous(ids: Sequence[str], paths: Sequence[Path], key: Callable[[str],
     left = Counter(key(name) for name in ids)
     right = Counter(key(stem_of(path)) for path in paths)
     by_key = {key(stem_of(path)): path for path in paths}
+    # A key held by two images or two masks pairs nothing: better no label than a wrong one.
     return {name: by_key[key(name)] for name in ids if key(name) and left[key(name)] == right[key(name)] == 1}
 
 

@@ -24,6 +24,7 @@ def find(root: Path) -> Found | None:
         return None
     path, tree = held
     folder = path.parent
+    # The Decathlon has a dataset.json of the same name; only nnU-Net numbers channels in file names.
     numbered = any(_CHANNEL.match(stem_of(image)) for image in image_files(folder / "imagesTr"))
     if not (numbered or isinstance(tree.get("dataset"), dict)) or not (tree.get("channel_names") or numbered):
         return None

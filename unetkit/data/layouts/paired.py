@@ -56,6 +56,7 @@ def _places(root: Path) -> Iterator[tuple[Path, Path | None, Path | None, str | 
         return
     images, labels, rois = trio
     sides = {path.name.lower(): path for path in _folders(images)}
+    # images/train with labels/train, as detection tools lay them out; else the images lie here directly.
     if image_files(images) or not set(sides) & set(_SIDES):
         yield images, labels, rois, None
         return

@@ -35,6 +35,7 @@ _VOLUME = re.compile(r"^case(\d{4})$")
 
 def find_raw(root: Path) -> Found | None:
     """Recognise the challenge's own NIfTI files, in any of the places where people keep them."""
+    # The archive nests img and label in Training; people flatten it, or rename it for nnU-Net.
     for images, labels in _PLACES:
         if numbers := _numbered(root / images, _IMAGE):
             return _raw(numbers, _numbered(root / labels, _LABEL))

@@ -78,6 +78,7 @@ def _tissue_maps() -> tuple[np.ndarray, np.ndarray]:
 
 def _averaged(share: np.ndarray) -> np.ndarray:
     """Average blocks of voxels, after padding with nothing to whole blocks."""
+    # [x, y, z] -> [x/2, 2, y/2, 2, z/2, 2], averaged over the twos.
     padded = np.pad(share, [(0, -n % _BLOCK) for n in share.shape])
     blocks = padded.reshape([side for n in padded.shape for side in (n // _BLOCK, _BLOCK)])
     return blocks.mean(axis=(1, 3, 5))
@@ -89,5 +90,6 @@ def _warped_labels(rng: np.random.Generator, maps: np.ndarray, deviation: float)
     grid = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij", sparse=True)
     where = np.stack([axis + np.float32(deviation) * smooth_noise(rng, shape, 4) for axis in grid])
     shares = [map_coordinates(share, where, order=1, mode="constant") for share in maps]
+    # The background competes with its own share, so that the brain's edge lies where half a voxel is brain.
     nothing = 1 - sum(shares)
     return np.argmax(np.stack([nothing, *shares]), axis=0).astype(np.uint8)

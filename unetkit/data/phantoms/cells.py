@@ -29,6 +29,7 @@ def cells(options: Cells) -> Generator:
         for _ in range(options.channels):
             greys, distance = draw_greys(rng, _GREYS, {(0, 1)}, options)
             image = paint(rng, semantic, greys, options) * _brightness(rng, instances)
+            # Shot noise grows with the root of the signal, read noise (below) does not.
             photons = rng.poisson(np.clip(image, 0, None) * options.photons).astype(np.float32)
             images.append(store_picture(add_noise(rng, photons / np.float32(options.photons), options)))
             distances.append(round(distance, 3))
@@ -53,6 +54,7 @@ def _instances(rng: np.random.Generator, options: Cells) -> np.ndarray:
     """Draw ellipses in warped coordinates; a pixel in several belongs to the one whose centre is relatively nearest."""
     height, width = options.size
     scale = min(height, width) / 256
+    # Pixel coordinates are warped once, so that neighbouring cells bend together and share borders.
     axes = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
     rows, columns = (axis + np.float32(2.5 * scale) * smooth_noise(rng, options.size, 10) for axis in axes)
     nearest = np.ones(options.size, dtype=np.float32)
@@ -79,6 +81,7 @@ def _places(rng: np.random.Generator, options: Cells, scale: float) -> list[np.n
     height, width = options.size
     wanted = int(rng.integers(22, 42) * height * width / (256 * scale) ** 2)
     cells: list[np.ndarray] = []
+    # A crowded picture has no room left; after four tries for each cell it is full.
     for _ in range(wanted * 4):
         if len(cells) >= wanted:
             break

@@ -25,6 +25,7 @@ def smooth_noise(rng: np.random.Generator, shape: Sequence[int], knots: int) -> 
 
     Normal values on a coarse grid, interpolated by cubic B-splines.
     """
+    # Three more points than cells, as the spline reaches one before and two beyond.
     noise = rng.standard_normal([knots + 3] * len(shape), dtype=np.float32)
     for axis, length in enumerate(shape):
         noise = _stretch(noise, axis, length, knots)
@@ -36,6 +37,7 @@ def _stretch(values: np.ndarray, axis: int, length: int, knots: int) -> np.ndarr
     position = (np.arange(length) + 0.5) * (knots / length)
     cell = np.floor(position).astype(np.intp)
     t = (position - cell).astype(np.float32)
+    # The uniform cubic B-spline, times 6: four control points around each sample.
     weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
     along = [1] * values.ndim
     along[axis] = length

@@ -28,6 +28,7 @@ def touching(tissues: np.ndarray) -> set[tuple[int, int]]:
     for axis in range(tissues.ndim):
         one = np.take(flat, range(flat.shape[axis] - 1), axis)
         other = np.take(flat, range(1, flat.shape[axis]), axis)
+        # A pair (a, b) as the number a * top + b: one count instead of a set of millions.
         pairs = np.bincount((one * top + other).ravel(), minlength=top * top).reshape(top, top) > 0
         table |= pairs | pairs.T
     return {(int(a), int(b)) for a, b in np.argwhere(np.triu(table, 1))}

@@ -19,6 +19,7 @@ def shapes(options: Shapes) -> Generator:
 
     def draw(rng: np.random.Generator) -> Sample:
         label = _label_map(rng, options.shape, options.fields)
+        # Random contrast takes the keys only; the greys here are never seen.
         base = {int(value): 0.5 for value in np.unique(label)}
         greys, distance = draw_greys(rng, base, touching(label), options)
         image = add_noise(rng, paint(rng, label, greys, options), options)

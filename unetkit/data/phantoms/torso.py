@@ -220,9 +220,11 @@ def _inside(where: list[np.ndarray], part: Part, centre: np.ndarray, radii: np.n
     """Return where a part is, as a bool array [*S]."""
     x, y = where[0] - np.float32(centre[0]), where[1] - np.float32(centre[1])
     if part.fork is not None and len(where) == 3:
+        # Below the fork |x| folds both legs onto one, which moves outwards as z falls.
         x = np.abs(x) - np.float32(0.45) * np.maximum(np.float32(part.fork) - where[2], 0)
     angle = np.deg2rad(part.degrees)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    # Into the ellipse's own axes, then a parabola bends the long one.
     u, v = cos * x + sin * y, cos * y - sin * x
     v = v - np.float32(part.bend) * u * u
     total = (u / np.float32(radii[0])) ** 2 + (v / np.float32(radii[1])) ** 2

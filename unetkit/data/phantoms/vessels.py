@@ -95,6 +95,7 @@ def _branch(rng: np.random.Generator, tip: _Tip, mask: np.ndarray, valid: np.nda
     """Draw one vessel up to its fork; returns the pixels added and its end, None once it left the valid area."""
     row, column, heading, radius = tip.row, tip.column, tip.heading, tip.radius
     steps = int(rng.uniform(0.1, 0.22) * min(mask.shape))
+    # A random walk of the heading bends the vessel, white noise on top makes it tremble.
     turns = 0.045 * rng.standard_normal(steps).cumsum() + 0.05 * rng.standard_normal(steps)
     rows, columns = row + np.sin(heading + turns).cumsum(), column + np.cos(heading + turns).cumsum()
     outside = ~_looked_up(valid, np.rint(rows).astype(np.intp), np.rint(columns).astype(np.intp))
@@ -107,6 +108,7 @@ def _branch(rng: np.random.Generator, tip: _Tip, mask: np.ndarray, valid: np.nda
 
 def _stamp(mask: np.ndarray, valid: np.ndarray, rows: np.ndarray, columns: np.ndarray, radius: float) -> int:
     """Set the valid pixels within `radius` of any of the points; returns how many are new."""
+    # Thinner than this a line would miss pixels and break.
     reach = max(radius, 0.6)
     side = np.arange(-int(reach) - 1, int(reach) + 2)
     y = np.rint(rows).astype(np.intp)[:, None, None] + side[:, None]

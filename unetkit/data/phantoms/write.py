@@ -49,6 +49,7 @@ def generate(
     key = json.dumps({**asked, **{side: len(of_side) for side, of_side in numbers.items()}}, sort_keys=True)
     home = Path.home() / ".cache" / "unetkit" if home is None else Path(home)
     folder = home / f"{name}-v{VERSION}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    # Found by digest and complete by construction, a set that is there needs no check of its content.
     if not (folder / "manifest.json").is_file():
         generator = _builder(name, checked)()
         with _complete_or_absent(folder) as draft:
@@ -76,6 +77,7 @@ def _case_numbers(usual: tuple[int, int], count: int | None) -> dict[str, list[i
     """Return which training and which test cases to make; the test has a share of any count above one."""
     train, test = usual
     if count is not None:
+        # At least one test case, and at least one left to train on.
         test = min(max(round(count * test / (train + test)), 1), count - 1)
         train = count - test
     return {"train": list(range(train)), "test": list(range(test))}
