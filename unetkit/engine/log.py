@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,19 @@ class RunLog:
 
 
 def _open_board(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import
+
+    # TensorBoard hides what a killed process had written beyond the checkpoint
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+
+def require_tensorboard() -> None:
+    """Raise RecipeError if the optional package is not installed."""
+    if find_spec("tensorboard") is None:
         raise RecipeError(
             "train.tensorboard=true needs the package 'tensorboard'; run: pip install unetkit[tensorboard]"
-        ) from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        )
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -87,8 +94,10 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
-        if self.shown:
-            tqdm.write(line, file=sys.stderr)
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        elif self.shown:  # not by tqdm, which makes its lock at its first line and fails if Ctrl-C comes just then
+            print(line, file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar where it is."""
