@@ -11,7 +11,7 @@ import torch
 from tiny_task import PLAN, SquareLoader, TinyNet, build, small_recipe
 
 from unetkit.checkpoint import load_checkpoint
-from unetkit.engine.faults import explained
+from unetkit.engine.faults import Load, explained, out_of_memory
 from unetkit.engine.fit import READ_EVERY, fit
 from unetkit.engine.log import RunLog, read_log
 from unetkit.engine.state import LAST, Progress, Saver
@@ -136,6 +136,14 @@ def test_max_minutes_ends_early_and_validates(make_job):
     assert read_log(job.folder / "log.jsonl")[-1]["val_dice"] == progress.best
 
 
+def test_time_that_is_over_at_the_end_of_an_epoch_validates_too(make_job):
+    recipe = small_recipe(epochs=10**6, max_minutes=0.01, validate_every=10**6)
+    job = replace(make_job(recipe), steps_per_epoch=1)
+    progress = fit(job, build(recipe))
+    validated = [r["step"] for r in read_log(job.folder / "log.jsonl") if "val_dice" in r]
+    assert validated == [progress.step]
+
+
 def test_a_checkpoint_of_another_network_is_refused(make_job):
     recipe = small_recipe()
     job = make_job(recipe)
@@ -156,8 +164,21 @@ def test_out_of_memory_names_the_batch_and_a_way_out(make_job):
 
 
 def test_bugs_keep_their_traceback():
-    with pytest.raises(RuntimeError, match="shapes differ"), explained("step 0", None, "fp32"):
+    with pytest.raises(RuntimeError, match="shapes differ"), explained("step 0", Load(PLAN, 1, "fp32")):
         raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "remedy"),
+    [
+        (4, 1, "train.batch_size=2 train.accumulate=2"),
+        (3, 4, "train.batch_size=1 train.accumulate=8"),
+        (1, 4, "data.patch_size=["),
+    ],
+)
+def test_out_of_memory_halves_the_batch_and_doubles_what_is_accumulated(batch, accumulate, remedy):
+    load = Load(replace(PLAN, batch_size=batch), accumulate, "bf16")
+    assert f"try {remedy}" in out_of_memory("step 0", load)
 
 
 def test_log_is_cut_back_to_the_checkpoint(tmp_path):

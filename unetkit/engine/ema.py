@@ -23,6 +23,7 @@ class Ema:
     def update(self, network: nn.Module, step: int) -> None:
         """Move the average towards the network's present weights."""
         keep = min(self.decay, (1 + step) / (10 + step))
+        # average += (1 - keep) * (weights - average), one kernel for many tensors
         mine: list[Tensor] = list(self.network.parameters())
         live: list[Tensor] = list(network.parameters())
         torch._foreach_lerp_(mine, live, 1 - keep)
@@ -32,7 +33,3 @@ class Ema:
     def state_dict(self) -> dict[str, Tensor]:
         """Return the averaged weights by name."""
         return self.network.state_dict()
-
-    def load_state_dict(self, weights: dict[str, Tensor]) -> None:
-        """Take averaged weights that `state_dict` gave."""
-        self.network.load_state_dict(weights)

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
 from unetkit.errors import RecipeError
 from unetkit.plan.plan import Plan
 
-_CPU_FULL = ("can't allocate memory", "not enough memory")
+# What torch's and the C++ library's allocators say on a CPU, where no exception class of its own is raised.
+_CPU_FULL = ("can't allocate memory", "not enough memory", "std::bad_alloc")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a training step asks of the memory: the plan's batch and patch, batches per step, number format."""
+
+    plan: Plan
+    accumulate: int
+    precision: str
 
 
 @contextmanager
-def explained(where: str, plan: Plan, precision: str) -> Iterator[None]:
+def explained(where: str, load: Load) -> Iterator[None]:
     """Turn running out of memory, and operators that cannot be deterministic, into a RecipeError.
 
     `where` names the moment, for example "step 12 (cases a, b)".
@@ -22,11 +33,11 @@ def explained(where: str, plan: Plan, precision: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise RecipeError(out_of_memory(where, plan, precision)) from error
-    except (RuntimeError, UserWarning) as error:
+        raise RecipeError(out_of_memory(where, load)) from error
+    except (RuntimeError, UserWarning) as error:  # UserWarning: what deterministic mode makes of its own warnings
         text = str(error)
         if any(sign in text for sign in _CPU_FULL):
-            raise RecipeError(out_of_memory(where, plan, precision)) from error
+            raise RecipeError(out_of_memory(where, load)) from error
         if "deterministic implementation" in text:
             operator = text.split(" does not")[0].splitlines()[-1]
             raise RecipeError(
@@ -36,14 +47,14 @@ def explained(where: str, plan: Plan, precision: str) -> Iterator[None]:
         raise
 
 
-def out_of_memory(where: str, plan: Plan, precision: str) -> str:
+def out_of_memory(where: str, load: Load) -> str:
     """Return the line for a full memory: what was asked of it, and the cheapest way out."""
-    size = "x".join(map(str, plan.patch_size))
-    smaller = ", ".join(str(max(n // 2, 1)) for n in plan.patch_size)
-    remedy = (
-        f"try train.batch_size={plan.batch_size // 2} train.accumulate=2"
-        if plan.batch_size > 1
-        else f"try data.patch_size=[{smaller}] (or the next legal size)"
-    )
-    half = "" if precision != "fp32" else ", or train.precision=bf16"
-    return f"{where}: out of memory with batch size {plan.batch_size} and patch {size}; {remedy}{half}"
+    batch, patch = load.plan.batch_size, load.plan.patch_size
+    if batch > 1:
+        # half the batch, twice as often: about as many samples make a step, so the learning rate still fits
+        remedy = f"try train.batch_size={batch // 2} train.accumulate={2 * load.accumulate}"
+    else:
+        smaller = ", ".join(str(max(n // 2, 1)) for n in patch)
+        remedy = f"try data.patch_size=[{smaller}] (or the next legal size)"
+    half = "" if load.precision != "fp32" else ", or train.precision=bf16"
+    return f"{where}: out of memory with batch size {batch} and patch {'x'.join(map(str, patch))}; {remedy}{half}"

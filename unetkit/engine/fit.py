@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from unetkit.engine.device import library_switches
-from unetkit.engine.faults import explained
+from unetkit.engine.faults import Load, explained
 from unetkit.engine.interrupt import uninterrupted
 from unetkit.engine.log import Display, RunLog
 from unetkit.engine.optim import learning_rate
@@ -67,10 +67,14 @@ def fit(job: Job, stepper: Stepper) -> Progress:
     On Ctrl-C the last checkpoint is saved, then KeyboardInterrupt raised. Raises RecipeError for a loss that is not
     finite or a full memory, CheckpointError if a checkpoint cannot be written.
     """
-    with explained("preparing the network", job.plan, stepper.precision.format):
+    with explained("preparing the network", _load(job, stepper)):
         progress = Saver(job.folder, job.recipe, job.plan).restore(stepper)
     with library_switches(stepper.device, job.recipe.train.deterministic, progress.threads):
         return _Loop(job, stepper, progress).run()
+
+
+def _load(job: Job, stepper: Stepper) -> Load:
+    return Load(job.plan, job.recipe.train.accumulate, stepper.precision.format)
 
 
 class _Loop:
@@ -86,6 +90,7 @@ class _Loop:
         self.saved = self.looked = time.monotonic()
         self.waited = 0.0
         self.first = progress.step + 1
+        self.over = self._out_of_time()
 
     def run(self) -> Progress:
         try:
@@ -106,7 +111,7 @@ class _Loop:
     def _steps(self) -> None:
         source = self.job.loader.batches(self.progress.step * self.settings.accumulate)
         try:
-            while self.progress.step < self.job.steps and not self._out_of_time():
+            while self.progress.step < self.job.steps and not self.over:
                 self._step(source)
                 self._after_step()
         finally:
@@ -119,7 +124,7 @@ class _Loop:
         cases = [case for batch in batches for case in batch.case_ids]
         rate = self._rate(step)
         moment = f"step {step} (cases {', '.join(dict.fromkeys(cases))})"
-        with uninterrupted(), explained(moment, self.job.plan, self.stepper.precision.format):
+        with uninterrupted(), explained(moment, _load(self.job, self.stepper)):
             self.stepper.loss.progress.fill_(step / self.job.steps)
             values = self.stepper(batches, step, self.job.recipe.seed, rate)
             self.watch.add(values, step, rate, cases)
@@ -142,6 +147,8 @@ class _Loop:
     def _after_step(self) -> None:
         self.display.step()
         step = self.progress.step
+        # asked once a step: an epoch that closes now must know whether it is the last one, to validate
+        self.over = self._out_of_time()
         if step == self.first and self.stepper.fallback:
             self.display.say(f"train.compile: not compiled, going on without ({self.stepper.fallback})")
         if step % READ_EVERY == 0:
@@ -183,7 +190,7 @@ class _Loop:
         self._look()
         total, count = self.progress.losses
         record: dict[str, Any] = {"step": step, "epoch": epoch, "epoch_loss": total / max(count, 1)}
-        final = force or step == self.job.steps
+        final = force or self.over or step == self.job.steps
         if final or epoch % self.settings.validate_every == 0:
             record |= self._validate()
         record["seconds"] = self._clock()
@@ -195,7 +202,7 @@ class _Loop:
         self.looked = time.monotonic()
 
     def _validate(self) -> dict[str, Any]:
-        with explained("validation", self.job.plan, self.stepper.precision.format):
+        with explained("validation", _load(self.job, self.stepper)):
             score = self.job.validate(self.stepper.averaged)
         self.stepper.network.train()
         best = self.progress.best

@@ -12,6 +12,7 @@ import torch
 
 from unetkit.checkpoint import load_checkpoint
 from unetkit.data.datasets import open_dataset
+from unetkit.engine.log import require_tensorboard
 from unetkit.engine.losses import build_loss
 from unetkit.engine.prepare import Preparation, prepare_plan
 from unetkit.engine.run_folder import RunFolder, new_run_folder
@@ -72,5 +73,7 @@ def _check(recipe: Recipe, preparation: Preparation) -> None:
         raise RecipeError(
             f"train.deep_supervision=true: {info.name} has no lower-resolution outputs; use auto, or another model"
         )
+    if recipe.train.tensorboard:
+        require_tensorboard()
     if recipe.train.init is not None:
         load_checkpoint(recipe.train.init)

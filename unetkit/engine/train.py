@@ -11,7 +11,7 @@ from torch import nn
 
 from unetkit.checkpoint import load_checkpoint, transfer_weights
 from unetkit.data.loader import TrainingLoader
-from unetkit.engine.faults import explained
+from unetkit.engine.faults import Load, explained
 from unetkit.engine.fit import Job, fit
 from unetkit.engine.losses import build_loss
 from unetkit.engine.prepare import training_cases, validation_cases
@@ -53,6 +53,7 @@ def train(
         recipe, origins, source = resolved.recipe, resolved.origins, resolved.source
     task = start_task(recipe, origins or {}, source) if recipe is not None else reopen_task(Path(str(resume)))
     earlier = _train(task, progress)
+    # a resumed run reports the time of all its processes
     return conclude(task, started - earlier, progress)
 
 
@@ -66,13 +67,14 @@ def _train(task: Task, shown: bool) -> float:
 
 
 def _job(task: Task, shown: bool) -> tuple[Job, Stepper]:
-    """Read all cases and build the network."""
+    """Build the network and read all cases."""
     recipe, plan = task.recipe, task.preparation.plan
+    # The network first: options that it refuses show within seconds, not after an hour of preprocessing.
+    with explained("building the network", Load(plan, recipe.train.accumulate, recipe.train.precision)):
+        stepper = Stepper(_network(task), build_loss(recipe.train.loss, plan.labels), recipe.train, task.device)
     cases = training_cases(task.preparation, recipe, shown)
     loader = TrainingLoader(cases, plan, recipe, task.device)
     held_out = validation_cases(task.preparation, recipe, shown)
-    with explained("building the network", plan, recipe.train.precision):
-        stepper = Stepper(_network(task), build_loss(recipe.train.loss, plan.labels), recipe.train, task.device)
     validate = Validation(held_out, plan, recipe, task.device)
     return Job(recipe, plan, task.folder.path, loader, loader.steps_per_epoch, validate, shown), stepper
 
@@ -80,6 +82,7 @@ def _job(task: Task, shown: bool) -> tuple[Job, Stepper]:
 def _network(task: Task) -> nn.Module:
     """Build the network with weights drawn from the recipe's seed, then put in those of `train.init`."""
     init = task.recipe.train.init
+    # on the CPU, where the same seed draws the same weights whatever the device that trains them
     torch.manual_seed(task.recipe.seed)
     network = build_network(task.recipe, task.preparation.plan)
     if init is not None:

@@ -18,9 +18,6 @@ class LossWatch:
         self._values: list[Tensor] = []
         self._steps: list[tuple[int, float, tuple[str, ...]]] = []
 
-    def __len__(self) -> int:
-        return len(self._values)
-
     def add(self, values: Tensor, step: int, rate: float, cases: Sequence[str]) -> None:
         """Remember what a step gave, without waiting for it."""
         self._values.append(values)
@@ -33,7 +30,7 @@ class LossWatch:
         """
         if not self._values:
             return []
-        rows = torch.stack(self._values).tolist()
+        rows = torch.stack(self._values).tolist()  # waits for the device, once for many steps
         steps, self._steps, self._values = self._steps, [], []
         for (loss, norm), (step, rate, cases) in zip(rows, steps, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
