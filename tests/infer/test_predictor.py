@@ -50,6 +50,16 @@ def test_a_path_a_nibabel_image_and_a_volume_agree(save_run, array, tmp_path, ma
     assert np.array_equal(np.asarray(from_nib.dataobj), labels)
 
 
+def test_a_nibabel_image_of_two_axes_and_an_array_agree(save_run, make_plan_2d):
+    plan = make_plan_2d(channels=("grey",), normalization=make_plan_2d().normalization[:1])
+    predictor = load(save_run(plan))
+    pixels = np.random.default_rng(0).normal(size=(40, 36)).astype(np.float32)
+    flat = predictor.predict(nib.Nifti1Image(pixels, np.eye(4)))
+    assert flat.shape == (40, 36)
+    assert np.array_equal(np.asarray(flat.dataobj), predictor.predict(pixels))
+    assert predictor.probabilities(nib.Nifti1Image(pixels, np.eye(4))).shape == (40, 36, 1, 3)
+
+
 def test_a_nibabel_result_lies_where_the_image_lies_to_the_bit(save_run, array, make_plan):
     image = nifti(array)
     for result in (load(save_run(make_plan())).predict(image), load(save_run(make_plan())).probabilities(image)):

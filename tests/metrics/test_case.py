@@ -124,6 +124,8 @@ def test_maps_that_do_not_fit_are_refused():
         evaluate_case(pred, ref[:, 1:], LABELS, SPACING, EvaluateSection())
     with pytest.raises(ShapeError, match="give one positive number per axis"):
         evaluate_case(pred, ref, LABELS, (1.0, 1.0, 1.0), EvaluateSection())
+    with pytest.raises(ShapeError, match="give one positive number per axis"):
+        evaluate_case(*case(), LABELS, (1.0, 1.0, 1.0), EvaluateSection(distances=False, empty="worst"))
 
 
 def test_unknown_rule_is_refused():

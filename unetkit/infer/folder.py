@@ -23,8 +23,10 @@ from unetkit.infer.predictor import Predictor
 from unetkit.progress import Progress
 from unetkit.types import Case, Volume
 
+# nnU-Net's way to name the channels of a case: four digits at the end.
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 _INSIDE = ("imagesTs", "images", "imagesTr")
+# JPEG and palettes would change label values; .mhd is two files, which cannot be replaced at once.
 _WRITTEN_AS = {".jpg": ".png", ".jpeg": ".png", ".gif": ".png", ".mhd": ".mha"}
 _ARRAYS = (".npz", ".npy.h5", ".h5")
 
@@ -69,9 +71,11 @@ def predict_files(
     """
     input, output = Path(input), Path(output)
     channels = len(predictor.plan.channels)
+    # The folder's own files first; only then the places where data sets keep images, unseen ones (Ts) before others.
     if input.is_dir():
         cases = _cases_in(input, channels)
     elif input.is_file():
+        # One file named of a case with several channels stands for the case; its other channels lie beside it.
         found = _group(image_files(input.parent), channels)
         cases = [c for c in found if input in c.images] or [Case(stem_of(input), (input,))]
         if is_known(output) and not output.is_dir():
@@ -152,12 +156,14 @@ def _run(
     summary = Summary()
     todo = []
     for job in jobs:
+        # Files are moved into place when they are whole, so that one that is there is done.
         there = job.target.is_file() and (job.chances.is_file() or not probabilities)
         if there and not overwrite:
             summary.skipped.append(str(job.target))
         else:
             todo.append(job)
     try:
+        # Threads, not processes: reading, resampling and compressing let go of the interpreter; nothing is copied.
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             line = _Line(predictor, reader, writer, probabilities, summary)
             for number, job in enumerate(todo):
@@ -185,6 +191,7 @@ def _check_targets(jobs: Sequence[Job]) -> list[Path]:
     for folder in {job.target.parent for job in jobs}:
         try:
             made += make_folder(folder)
+            # Rights alone do not tell: file systems can be read-only or full.
             TemporaryFile(dir=folder).close()
         except OSError as error:
             raise DataError(f"output={folder}: cannot be written ({error.strerror}); choose another folder") from error
@@ -204,14 +211,14 @@ class _Line:
     ) -> None:
         self.predictor, self.reader, self.writer = predictor, reader, writer
         self.probabilities, self.summary = probabilities, summary
-        self.reading: dict[str, Future[tuple[Volume, Prepared]]] = {}
+        self.ahead: Future[tuple[Volume, Prepared]] | None = None
         self.writing: tuple[Job, Future[None]] | None = None
 
     def predict(self, job: Job, following: Job | None) -> None:
         """Predict one case while the following one is read and the one before is written."""
-        read = self.reading.pop(job.case.id, None) or self.reader.submit(self._read, job.case)
-        if following:
-            self.reading[following.case.id] = self.reader.submit(self._read, following.case)
+        read = self.ahead or self.reader.submit(self._read, job.case)
+        # Submitted before waiting: one case is read while the network has another, and no more, for memory's sake.
+        self.ahead = self.reader.submit(self._read, following.case) if following else None
         try:
             volume, prepared = read.result()
             logits = self.predictor.logits(prepared)

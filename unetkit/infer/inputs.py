@@ -29,7 +29,7 @@ def open_image(image: Image, plan: Plan) -> tuple[Volume, Wrap]:
     Raises DataError for a kind that is not known and for what `check_image` refuses, ShapeError for a wrong shape.
     """
     if isinstance(image, SpatialImage):
-        volume, wrap = _from_nibabel(image, plan), _to_nibabel(image)
+        volume, wrap = _from_nibabel(image, plan), _to_nibabel(image, image_dims(plan))
     elif isinstance(image, np.ndarray):
         if image_dims(plan) != 2:
             raise ShapeError(f"array of shape {image.shape}: a volume needs its spacing; give (array, spacing in mm)")
@@ -45,6 +45,7 @@ def open_image(image: Image, plan: Plan) -> tuple[Volume, Wrap]:
 
 def image_dims(plan: Plan) -> int:
     """Axes of the images a plan is for: 3 for volumes, also where the network sees their slices."""
+    # Only volumes have axes to transpose, so that a 2D network with an order of axes is one for slices.
     return len(plan.transpose) or plan.dims
 
 
@@ -98,6 +99,7 @@ def _from_array(array: np.ndarray, spacing: tuple[float, ...], plan: Plan) -> Vo
     dims, channels = image_dims(plan), len(plan.channels)
     if array.ndim == dims:
         data = array[None]
+    # Channels first where both readings fit, as everywhere else here.
     elif array.ndim == dims + 1 and array.shape[0] == channels:
         data = array
     elif array.ndim == 3 and dims == 2 and array.shape[2] == channels:
@@ -112,19 +114,25 @@ def _from_array(array: np.ndarray, spacing: tuple[float, ...], plan: Plan) -> Vo
 
 def _from_nibabel(image: SpatialImage, plan: Plan) -> Volume:
     data = np.asanyarray(image.dataobj)
+    # nibabel scales into float64, of which preprocessing keeps half
     data = data.astype(np.float32) if data.dtype == np.float64 else data
     data = np.moveaxis(data, -1, 0) if data.ndim == 4 else data[None]
     while data.ndim <= image_dims(plan):
         data = data[..., None]
-    spacing = tuple(float(s) for s in image.header.get_zooms()[: data.ndim - 1])
+    # A fourth zoom is seconds between frames; axes that the header lacks are one voxel thick.
+    zooms = [float(s) for s in image.header.get_zooms()[:3]]
+    spacing = (*zooms, *(1.0,) * (data.ndim - 1 - len(zooms)))
     return Volume(data, spacing, image.affine, image.get_filename())
 
 
-def _to_nibabel(image: SpatialImage) -> Wrap:
+def _to_nibabel(image: SpatialImage, dims: int) -> Wrap:
     def wrap(result: np.ndarray) -> SpatialImage:
-        """Channels go to the last axis, where nibabel has them; the affine and its codes stay bit for bit."""
-        spatial = result.reshape(*result.shape[: result.ndim - 3], *image.shape[:3])
-        data = np.moveaxis(spatial, 0, -1) if result.ndim > 3 else spatial
+        """Channels go to the fourth axis, where nibabel has them; the affine and its codes stay bit for bit."""
+        grid = image.shape[:3]
+        if result.ndim > dims:
+            data = np.moveaxis(result.reshape(-1, *grid, *(1,) * (3 - len(grid))), 0, -1)
+        else:
+            data = result.reshape(grid)
         header = image.header.copy()
         header.set_data_dtype(data.dtype)
         return type(image)(data, image.affine, header)

@@ -12,6 +12,7 @@ from unetkit.recipe.schema import Recipe
 from unetkit.registry import ModelInfo, create_model, model_info
 
 FROM_PLAN = ("strides", "kernels", "widths")
+# Options that name weights to start from.
 _START = ("pretrained", "weights")
 
 
@@ -22,6 +23,7 @@ def build_network(recipe: Recipe, plan: Plan, *, start: bool = True) -> nn.Modul
     Raises ModelError or ShapeError as `create_model` does.
     """
     info = model_info(recipe.model.name)
+    # What the recipe says of the model goes before what the plan decided.
     options = {**plan_options(info, plan), **recipe.model.options}
     if not start:
         options = {k: v for k, v in options.items() if k not in _START}

@@ -11,6 +11,7 @@ def keep_largest(labels: np.ndarray) -> np.ndarray:
     """
     out = np.zeros_like(labels)
     for layer, kept in zip(labels, out, strict=True):
+        # In each class's own box: a small organ in a large volume costs little.
         for value, box in enumerate(ndimage.find_objects(layer), start=1):
             if box is not None:
                 kept[box][_largest(layer[box] == value)] = value
@@ -18,6 +19,7 @@ def keep_largest(labels: np.ndarray) -> np.ndarray:
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:
+    # Ones everywhere: neighbours at edges and corners too, as scipy alone would count faces only.
     components, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
     if count < 2:
         return mask

@@ -112,6 +112,7 @@ class Predictor:
             try:
                 return self._windowed(image.to(self.compute.device))
             except torch.cuda.OutOfMemoryError:
+                # The second try comes after the handler: while that runs, the error's traceback holds the tensors.
                 torch.cuda.empty_cache()
             return self._windowed(image)  # sums in the host's memory, only windows on the GPU
         except torch.cuda.OutOfMemoryError as error:
@@ -142,11 +143,13 @@ class Predictor:
             labels = restore_labels(labels_from_logits(logits, self.plan), prepared.geometry, self.plan)
         else:
             labels = _spilling(lambda x: restore_argmax(x, prepared.geometry, self.plan), logits)
+        # Regions have a channel each; exclusive classes share one.
         encoded = labels if self.plan.labels.regions else labels[None]
         return keep_largest(encoded) if self.settings.keep_largest else encoded
 
     def chances(self, logits: Tensor, prepared: Prepared) -> np.ndarray:
         """Return probabilities float32 [K, *S] on the grid of the case's own image for logits [K, *P]."""
+        # Softmax comes after the interpolation, as in the label map, so that its largest is the predicted class.
         restored = _spilling(lambda x: restore_logits(x, prepared.geometry, self.plan), logits).cpu()
         chances = restored.sigmoid() if self.plan.labels.regions else restored.softmax(0)
         return chances.contiguous().numpy()
@@ -159,6 +162,7 @@ def load(path: str | Path, device: str = "auto", **overrides: Any) -> Predictor:
 
 def _overridden(settings: InferSection, overrides: dict[str, Any]) -> InferSection:
     try:
+        # Within a recipe, so that faults name their keys as everywhere else: infer.overlap, not overlap.
         return Recipe.model_validate({"infer": {**settings.model_dump(), **overrides}}).infer
     except ValidationError as error:
         faults = explain_faults(error, Recipe)

@@ -21,6 +21,7 @@ from unetkit.errors import ShapeError
 
 WEIGHT_FLOOR = 1e-3
 """Smallest window weight, as a share of the largest."""
+# Of the window's side, as nnU-Net has it: the next window's centre, at half a side, then has weight exp(-8).
 _SIGMA = 1 / 8
 
 
@@ -54,11 +55,13 @@ def sliding_window(
             f"image of shape {tuple(image.shape)} for a {len(patch_size)}D network: "
             f"it takes [C, *S] with {'2 or 3' if len(patch_size) == 2 else '3'} spatial axes"
         )
+    # A slice is a window one voxel thick: one code for both.
     window = (1,) * slices + tuple(patch_size)
     padded, inner = pad_to(image, window)
     grid = [positions(n, p, settings.overlap) for n, p in zip(padded.shape[1:], window, strict=True)]
     boxes = [tuple(slice(s, s + p) for s, p in zip(start, window, strict=True)) for start in product(*grid)]
     forward = _Forward(network, image.device, slices, settings)
+    # One window alone: its weights would cancel.
     if len(boxes) == 1:
         return forward(padded[None])[0][(slice(None), *inner)]
     return _blend(forward, padded, boxes, num_outputs, settings.window_batch)[(slice(None), *inner)]
@@ -66,6 +69,7 @@ def sliding_window(
 
 def positions(length: int, window: int, overlap: float) -> list[int]:
     """Return where windows start along an axis: as many as the overlap asks for, evenly spread, the last one flush."""
+    # n = ceil((L - p) / ((1 - overlap) p)) + 1, then spread, where others keep the step and shift the last one.
     count = ceil((length - window) / (window * (1 - overlap))) + 1 if length > window else 1
     # a set, because steps of less than a voxel meet
     return sorted({round(i * (length - window) / max(count - 1, 1)) for i in range(count)})
@@ -74,6 +78,7 @@ def positions(length: int, window: int, overlap: float) -> list[int]:
 @lru_cache(maxsize=8)
 def gaussian(window: tuple[int, ...], device: torch.device) -> Tensor:
     """Return weights [*window], fp32, at most 1: Gaussian around the centre, sigma an eighth of each side, floored."""
+    # Separable: the outer product of one curve per axis.
     weights = torch.ones(())
     for size in window:
         x = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
@@ -102,6 +107,7 @@ def _blend(
     norm = image.new_zeros(image.shape[1:], dtype=torch.float32)
     for group in _batches(boxes, batch):
         logits = forward(torch.stack([image[(slice(None), *box)] for box in group]))
+        # result(x) = sum_i w_i(x) f_i(x) / sum_i w_i(x); the floor keeps the denominator away from 0.
         for box, one in zip(group, logits, strict=True):
             total[(slice(None), *box)].addcmul_(one, weights)
             norm[box] += weights
@@ -121,6 +127,7 @@ class _Forward:
         self.network, self.home, self.slices, self.settings = network, home, slices, settings
         parameter = next(network.parameters(), None)
         self.device = home if parameter is None else parameter.device
+        # All subsets of the axes, the empty one first: 4 in 2D, 8 in 3D. Logits are averaged, not probabilities.
         axes = settings.mirror_axes
         self.flips = [c for n in range(len(axes) + 1) for c in combinations([a + 2 for a in axes], n)]
 

@@ -13,7 +13,7 @@ from scipy.ndimage import find_objects
 
 from unetkit.errors import ShapeError
 from unetkit.metrics.distance import HD95_METHODS, SURFACES, check_choice, surface_distances
-from unetkit.metrics.overlap import dice, iou, precision, recall, volume_difference
+from unetkit.metrics.overlap import check_spacing, dice, iou, precision, recall, volume_difference
 from unetkit.types import IGNORE, Labels
 
 OVERLAPS = {
@@ -28,6 +28,7 @@ COUNTS = ("predicted_voxels", "reference_voxels")
 METRICS = (*OVERLAPS, *DISTANCES)
 EMPTY_RULES = ("skip", "one", "worst", "synapse")
 
+# What agreement without a voxel is worth: ratios 1, differences and distances 0.
 PERFECT = {**dict.fromkeys(METRICS, 1.0), "volume_difference": 0.0, "hd95": 0.0, "assd": 0.0}
 
 Scores = dict[str, dict[str, float]]
@@ -45,8 +46,9 @@ class Rules(Protocol):
 
         "skip" leaves every metric of a class undefined that the reference lacks; "one" counts a class absent from
         both masks as perfect; "worst" as "one", and what else is undefined becomes the worst value (distances: the
-        image's diagonal); "synapse" gives Dice 1 if only the reference is empty and Dice 0 if the prediction is,
-        with HD95 0 and no other metric. Distances to an empty mask stay undefined under "skip" and "one".
+        image's diagonal; the volume difference has none); "synapse" gives Dice 1 if only the reference is empty and
+        Dice 0 if the prediction is, with HD95 0 and no other metric. Distances to an empty mask stay undefined under
+        "skip" and "one".
         """
 
     @property
@@ -84,7 +86,8 @@ def evaluate_case(
     L is 1 with class indices, or one 0/1 map per region; voxels that are IGNORE in either map are background in
     both. `spacing` is in mm per axis of S. Returns for each class name the METRICS that are asked for and the voxel
     counts of both masks. Classes are measured in `workers` threads, by default one per processor core.
-    Raises ShapeError for maps that do not fit each other or the labels, RecipeError for an unknown rule.
+    Raises ShapeError for maps that do not fit each other or the labels and for a spacing that does not fit the maps,
+    RecipeError for an unknown rule.
     """
     for what, given, allowed in (
         ("empty", rules.empty, EMPTY_RULES),
@@ -94,6 +97,7 @@ def evaluate_case(
     ):
         check_choice(f"evaluate.{what}", given, allowed)
     _check_maps(pred, ref, labels)
+    check_spacing(spacing, pred.ndim - 1)
     pred, ref = _without_ignored(pred, ref)
     scale = tuple(float(s) for s in spacing) if rules.spacing == "file" else (1.0,) * (pred.ndim - 1)
     boxes = _class_boxes(pred, ref, labels)
@@ -103,6 +107,7 @@ def evaluate_case(
         box = boxes[index]
         return _measure(pred[channel][box] == value, ref[channel][box] == value, scale, rules, pred.shape[1:])
 
+    # Threads are enough: counting in numpy and the queries of the tree let go of the interpreter lock.
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         return dict(zip(labels.classes, pool.map(measure, range(len(labels.classes))), strict=True))
 
@@ -120,6 +125,7 @@ def _check_maps(pred: np.ndarray, ref: np.ndarray, labels: Labels) -> None:
 
 
 def _without_ignored(pred: np.ndarray, ref: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Background, not cut out: a hole in both masks adds the same border to both, and distances stay on the grid.
     ignored = (pred == IGNORE) | (ref == IGNORE)
     if not ignored.any():
         return pred, ref
@@ -153,6 +159,7 @@ def _measure(
         scores["hd95"] = measured.hd95(rules.hd95)
         scores["assd"] = measured.assd()
         scores["nsd"] = measured.surface_dice(rules.tolerance_mm)
+    # Voxels stand beside the ratios, so that 0.5 of three voxels is not read like 0.5 of a liver.
     counts = [int(np.count_nonzero(mask)) for mask in (pred, ref)]
     if not all(counts):
         diagonal = math.hypot(*(n * s for n, s in zip(shape, spacing, strict=True)))
@@ -164,6 +171,7 @@ def _with_rule(
     scores: dict[str, float], pred_empty: bool, ref_empty: bool, rule: str, diagonal: float
 ) -> dict[str, float]:
     """Replace what is not finite where a mask is empty, see `Rules`."""
+    # TransUNet's test code: (Dice, HD95) = (1, 0) if pred.sum() > 0 and ref.sum() == 0, else (0, 0).
     if rule == "synapse":
         published = {"dice": 0.0 if pred_empty else 1.0, "hd95": 0.0}
         return {name: published.get(name, math.nan) for name in scores}
@@ -171,6 +179,7 @@ def _with_rule(
         return dict.fromkeys(scores, math.nan)
     if pred_empty and ref_empty:
         return {name: PERFECT[name] for name in scores}
+    # volume_difference is not bounded, so it has no worst value and stays undefined.
     worst = {"precision": 0.0, "recall": 0.0, "hd95": diagonal, "assd": diagonal} if rule == "worst" else {}
     return {name: value if math.isfinite(value) else worst.get(name, math.nan) for name, value in scores.items()}
 

@@ -19,6 +19,7 @@ def check_masks(pred: np.ndarray, ref: np.ndarray, spacing: Sequence[float] | No
     Raises ShapeError if they are not boolean, differ in shape, have other than 2 or 3 axes, or if `spacing`
     is not one positive finite number per axis.
     """
+    # Label maps are refused, not cast: as booleans all their classes would be one.
     for name, mask in (("prediction", pred), ("reference", ref)):
         if not isinstance(mask, np.ndarray) or mask.dtype != bool:
             given = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
@@ -27,10 +28,14 @@ def check_masks(pred: np.ndarray, ref: np.ndarray, spacing: Sequence[float] | No
         raise ShapeError(f"prediction {pred.shape} and reference {ref.shape} differ in shape; give the same grid")
     if pred.ndim not in (2, 3):
         raise ShapeError(f"masks of shape {pred.shape} have {pred.ndim} axes, 2 or 3 are allowed; drop the others")
-    if spacing is None:
-        return
-    if len(spacing) != pred.ndim or not all(math.isfinite(s) and s > 0 for s in spacing):
-        raise ShapeError(f"spacing {tuple(spacing)} for masks of {pred.ndim} axes; give one positive number per axis")
+    if spacing is not None:
+        check_spacing(spacing, pred.ndim)
+
+
+def check_spacing(spacing: Sequence[float], dims: int) -> None:
+    """Raise ShapeError if a spacing is not one positive finite number in mm for each of `dims` axes."""
+    if len(spacing) != dims or not all(math.isfinite(s) and s > 0 for s in spacing):
+        raise ShapeError(f"spacing {tuple(spacing)} for masks of {dims} axes; give one positive number per axis")
 
 
 def _count(mask: np.ndarray) -> int:
@@ -38,6 +43,7 @@ def _count(mask: np.ndarray) -> int:
 
 
 def _ratio(part: int, whole: int) -> float:
+    # 0 / 0 is left undefined here: whether an absent class counts, and as what, is a rule for `evaluate_case`.
     return part / whole if whole else math.nan
 
 

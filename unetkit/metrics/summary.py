@@ -26,6 +26,7 @@ def bootstrap_interval(
     given = np.asarray(values, float)
     if given.size < 2:
         return math.nan, math.nan
+    # Cases are drawn, never voxels: patients differ, the voxels of one patient do not count as independent.
     rng = np.random.default_rng(seed)
     means = given[rng.integers(0, given.size, (resamples, given.size))].mean(axis=1)
     # The mean of equal numbers may be off in its last digit, the interval may not.
@@ -40,6 +41,7 @@ def _statistics(values: Iterable[float], resamples: int, seed: int) -> dict[str,
     low, high = bootstrap_interval(defined.tolist(), resamples=resamples, seed=seed)
     return {
         "mean": float(defined.mean()) if defined.size else math.nan,
+        # of the sample, n - 1: other cases are what a reader asks about
         "std": float(defined.std(ddof=1)) if defined.size > 1 else math.nan,
         "median": float(np.median(defined)) if defined.size else math.nan,
         "ci95": [low, high],
@@ -62,6 +64,7 @@ def aggregate(cases: Mapping[str, Scores], *, resamples: int = 2000, seed: int =
     reference has it, it is absent, it is missed altogether, and it is predicted although absent. Statistics are
     mean, std, median, ci95 (bootstrap over cases), and how many values are defined and undefined.
     """
+    # In the order of the first case, which is that of the classes.
     names = list(dict.fromkeys(name for scores in cases.values() for name in scores))
     metrics = [
         metric for metric in METRICS if any(metric in of_class for case in cases.values() for of_class in case.values())

@@ -41,6 +41,7 @@ def element_surface(mask: np.ndarray, spacing: Sequence[float]) -> Surface:
 
     The grid of the result is one longer per axis: its points are the corners of the mask's voxels.
     """
+    # All 4 or 8 voxels outside, or all inside: no surface between them.
     code = neighbour_codes(mask)
     points = (code != 0) & (code != (1 << 2**mask.ndim) - 1)
     return Surface(points, element_sizes(tuple(spacing))[code[points]])
@@ -73,9 +74,11 @@ def element_sizes(spacing: tuple[float, ...]) -> np.ndarray:
 def _contour_length(code: int, spacing: tuple[float, ...]) -> float:
     corners = [corner for bit, corner in enumerate(product((0, 1), repeat=2)) if code & (8 >> bit)]
     diagonal = 0.5 * math.hypot(*spacing)
+    # One corner set, or three: the contour cuts that corner, from the middle of one edge to that of the next.
     if len(corners) != 2:
         return diagonal if len(corners) in (1, 3) else 0.0
     (a, b), (c, d) = corners
+    # Two opposite corners: both are cut. Two beside each other: the contour runs straight along one axis.
     if a != c and b != d:
         return 2 * diagonal
     return spacing[0] if a != c else spacing[1]
@@ -96,6 +99,7 @@ def _unit_normals() -> tuple[np.ndarray, ...]:
             table.append(np.zeros((1, 3)))
             continue
         corners, faces, _, _ = marching_cubes(((fewer & bits) > 0).astype(np.float32), 0.5, method="lorensen")
+        # |(b - a) x (c - a)| / 2 is the area of a triangle, its direction the normal.
         a, b, c = np.moveaxis(corners.astype(np.float64)[faces], 1, 0)
         table.append(np.cross(b - a, c - a) / 2)
     return tuple(table)
