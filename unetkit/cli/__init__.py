@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
+    # No subparsers: words are checked by the schemas, which know the nearest key, and help comes from VERBS.
     parser.add_argument("verb", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("words", nargs="*", metavar="key=value", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="one JSON document as the last line of stdout")
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> tuple[Any, str]:
+    # Words that stand behind an option count as unknown to argparse; they come back in their order.
     args, extra = _parser().parse_known_args(words)
     if args.version:
         from importlib.metadata import version

@@ -116,4 +116,5 @@ def described(schema: type[Section]) -> str:
 
 def given(section: Section) -> dict[str, Any]:
     """Return the keys of a section that the user wrote, with plain values."""
+    # Only those: a default must not override what the run was trained with.
     return section.model_dump(exclude_unset=True)

@@ -23,6 +23,7 @@ def models(words: list[str]) -> list[Row]:
 
 
 def _model_row(info: ModelInfo) -> Row:
+    # 2D before 3D; some models have sizes that the plan decides, and so no published count.
     params = " / ".join(f"{info.params[d] / 1e6:.2f}M" for d in sorted(info.params))
     return {
         "name": info.name,
@@ -63,6 +64,7 @@ def as_text(rows: list[Row]) -> str:
     if not rows:
         return "nothing matches"
     cells = [[str(k) for k in rows[0]], *([_cell(v) for v in row.values()] for row in rows)]
+    # One width a column, and no padding at the end, so that lines can be compared and cut.
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
 
@@ -121,6 +123,7 @@ def run_card(folder: str) -> tuple[Row, str]:
         origins = json.loads((path / "origins.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"run={folder}: this is no run folder of unetkit (recipe.yaml, origins.json)") from error
+    # From here on a schema is needed, which takes longer to import than the answers above.
     from unetkit.recipe import Resolved
     from unetkit.recipe.merge import recipe_from_json
     from unetkit.recipe.words import read_yaml

@@ -32,6 +32,7 @@ def run_show(words: list[str]) -> Outcome:
     """Show a recipe with origins, a model's card, a data set, or a run's recipe."""
     from unetkit.cli import tables
 
+    # Cards answer from registries alone; everything else is a recipe, which may have any key.
     heads = {w.partition("=")[0]: w.partition("=")[2] for w in words}
     for key, card in (("model", tables.model_card), ("dataset", tables.dataset_card), ("run", tables.run_card)):
         if key in heads:
@@ -75,6 +76,7 @@ def run_train(words: list[str]) -> Outcome:
     """Train, validate and report; `resume=RUN` goes on where a run stopped."""
     from unetkit.recipe import resolve
 
+    # A resumed run must end as if it had never stopped, so that nothing of its recipe can be changed.
     resume = [w.partition("=")[2] for w in words if w.startswith("resume=")]
     if len(resume) > 1 or resume == [""]:
         raise RecipeError(f"{' '.join(f'resume={run}' for run in resume)}: give one run folder to go on with")
@@ -87,6 +89,7 @@ def run_train(words: list[str]) -> Outcome:
     from unetkit.engine.memory import keep_heap
     from unetkit.engine.train import train
 
+    # For the whole process, so it is for the command line to decide, not for an import.
     keep_heap()
     if resolved is None:
         result = train(resume=resume[0])

@@ -39,6 +39,7 @@ class Gallery:
         chosen = {"best": ranked[-1]}
         if len(ranked) > 2:
             middle = float(np.median(self._scores))
+            # Neither best nor worst once more: three roles show three cases.
             chosen["median"] = min(ranked[1:-1], key=lambda shown: abs(shown.dice - middle))
         if len(ranked) > 1:
             chosen["worst"] = ranked[0]

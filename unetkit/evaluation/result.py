@@ -116,6 +116,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path, report: ReportData | 
 
     `report` replaces the evaluation's own. Raises DataError if the folder cannot be written.
     """
+    # Numbers before pictures: if drawing fails for want of space, the scores are safe.
     contents = {
         "metrics.json": json.dumps(evaluation.to_json(), indent=1),
         "metrics.csv": evaluation.to_csv(),
@@ -131,6 +132,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
+    # NaN and infinity are no JSON, though Python would write them.
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -38,6 +38,7 @@ def panels(picture: Picture, classes: Sequence[str]) -> dict[str, np.ndarray]:
     """
     big = square_pixels(picture)
     plain = big.image if big.image.ndim == 3 else np.repeat(big.image[..., None], 3, axis=-1)
+    # Label files that were compared without their images come with a black one.
     shown = {"image": plain} if plain.any() else {}
     if len(classes) > 1:
         shown |= {"reference": paint_classes(big.image, big.ref), "prediction": paint_classes(big.image, big.pred)}
@@ -54,6 +55,7 @@ def class_legend(picture: Picture, classes: Sequence[str]) -> dict[str, Colour]:
     seen = set()
     for encoded in (picture.pred, picture.ref):
         if encoded.shape[0] > 1:
+            # Regions have a channel each, exclusive classes share one and count from 1.
             seen |= {number for number, region in enumerate(encoded) if (region == 1).any()}
         else:
             seen |= {int(value) - 1 for value in np.unique(encoded)}
@@ -65,6 +67,7 @@ def overlay_figure(picture: Picture, classes: Sequence[str], title: str) -> Figu
     shown = panels(picture, classes)
     height, width = next(iter(shown.values())).shape[:2]
     keys = class_legend(picture, classes) if len(classes) > 1 else {}
+    # Two columns, rounded up; room for them is left below, since a legend outside of the axes takes none itself.
     legend_rows = -(-max(len(keys), len(ERROR_LEGEND)) // 2)
     side, above, below = 3.2, 0.75, 0.4 + 0.18 * legend_rows  # inches
     tall = above + side * height / width + below
@@ -132,6 +135,7 @@ def data_uri(pixels: np.ndarray) -> str:
 
 
 def _curves(history: Sequence[Record]) -> dict[str, Callable[[Axes], None]]:
+    # A curve is drawn where its key was logged, so that a resumed or cut run shows what it has.
     drawers = {"loss": (_draw_loss, "epoch_loss"), "dice": (_draw_dice, "val_dice"), "rate": (_draw_rate, "lr")}
     return {
         name: lambda axis, draw=draw: draw(axis, history)  # type: ignore[misc]
@@ -141,6 +145,7 @@ def _curves(history: Sequence[Record]) -> dict[str, Callable[[Axes], None]]:
 
 
 def _figure(drawers: Sequence[Callable[[Axes], None]], size: tuple[float, float]) -> Figure:
+    # Figure itself, not pyplot: that would keep every figure in a global list and look for a display.
     figure = Figure(figsize=size, layout="constrained", dpi=150)
     for axis, draw in zip(figure.subplots(1, len(drawers), squeeze=False)[0], drawers, strict=True):
         draw(axis)
@@ -149,6 +154,7 @@ def _figure(drawers: Sequence[Callable[[Axes], None]], size: tuple[float, float]
         axis.tick_params(colors=_MUTED, labelsize=8)
         axis.grid(color=_GRID, linewidth=0.8)
         axis.set_axisbelow(True)
+        # There is no epoch 2.5.
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
@@ -172,11 +178,13 @@ def _draw_loss(axis: Axes, history: Sequence[Record]) -> None:
 def _draw_dice(axis: Axes, history: Sequence[Record]) -> None:
     epochs, scores = _series(history, "epoch", "val_dice")
     for name in {name: None for record in history for name in record.get("val_dice_per_class") or {}}:
+        # Classes lie behind the mean, thin and grey: 13 colours could not be told apart.
         of_class = [
             {"epoch": record["epoch"], "y": (record.get("val_dice_per_class") or {}).get(name)} for record in history
         ]
         axis.plot(*_series(of_class, "epoch", "y"), color=_MUTED, linewidth=0.8, alpha=0.45)
     axis.plot(epochs, scores, color=_SECOND, linewidth=1.8, marker="o" if len(epochs) < 30 else "", markersize=3.5)
+    # The first of equals, as training keeps it.
     best = int(np.argmax(scores))
     axis.annotate(
         f"best {scores[best]:.3f}",

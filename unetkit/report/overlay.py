@@ -39,6 +39,7 @@ def overlay(image: np.ndarray, pred: np.ndarray, ref: np.ndarray) -> np.ndarray:
     Raises ShapeError if the sizes differ.
     """
     _check_sizes(image, pred, ref)
+    # Regions are judged channel by channel: a pixel may be right in one and wrong in another, and errors go first.
     ignored = (pred == IGNORE) | (ref == IGNORE)
     p, r = ((array > 0) & ~ignored for array in (pred, ref))
     wrong = (pred != ref) & ~ignored
@@ -50,6 +51,7 @@ def overlay(image: np.ndarray, pred: np.ndarray, ref: np.ndarray) -> np.ndarray:
     blend(canvas, _outline(right), AGREEMENT, 1.0)
     blend(canvas, more & ~fewer, FALSE_POSITIVE, _ERROR_FILL)
     blend(canvas, fewer & ~more, FALSE_NEGATIVE, _ERROR_FILL)
+    # For exclusive classes a mistaken class is too much of one and too little of the other.
     blend(canvas, more & fewer, WRONG_CLASS, _ERROR_FILL)
     return canvas.round().astype(np.uint8)
 
@@ -85,10 +87,12 @@ def square_pixels(picture: Picture) -> Picture:
     """Return a picture with square pixels: enough of them for thin outlines, not more than a page can show."""
     height, width = picture.image.shape[:2]
     tall, wide = height * picture.spacing[0], width * picture.spacing[1]
+    # mm of a shown pixel: the finer side of the file's pixels, finer if the picture were small, coarser if too large.
     pixel = max(min(*picture.spacing, min(tall, wide) / _SHORTEST_SIDE), max(tall, wide) / _LONGEST_SIDE)
     size = (max(1, round(tall / pixel)), max(1, round(wide / pixel)))
     if size == (height, width):
         return picture
+    # Labels are not interpolated: each shown pixel takes the label of the one it lies in.
     rows, columns = ((np.arange(new) * old) // new for new, old in zip(size, (height, width), strict=True))
     image = np.asarray(Image.fromarray(picture.image).resize(size[::-1], Image.Resampling.BICUBIC))
     pred, ref = (labels[:, rows][:, :, columns] for labels in (picture.pred, picture.ref))
@@ -104,6 +108,7 @@ def _check_sizes(image: np.ndarray, pred: np.ndarray, ref: np.ndarray) -> None:
 
 
 def _as_grey(image: np.ndarray) -> np.ndarray:
+    # Rec. 601 luma, Y = 0.299 R + 0.587 G + 0.114 B: colours are for the labels.
     luminance = image.astype(np.float64)
     if luminance.ndim == 3:
         luminance = luminance @ np.array([0.299, 0.587, 0.114])

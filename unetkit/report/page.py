@@ -155,6 +155,7 @@ def _definitions(data: ReportData) -> dict[str, str]:
 
 
 def _recipe(data: ReportData) -> str:
+    # What was chosen comes first; the rest is there for whoever wants to repeat it.
     own = [row for row in data.recipe if row[2] != "default"]
     rest = f"<details><summary>All {len(data.recipe)} keys</summary>{recipe_table(data.recipe)}</details>"
     if not own:

@@ -43,6 +43,7 @@ def take_picture(image: Volume, pred: np.ndarray, ref: np.ndarray) -> Picture:
         return Picture(_grey(shown), pred, ref, (image.spacing[0], image.spacing[1]), "whole image")
     axis, rows, columns, view = _directions(image)
     found = ((pred > 0) & (pred != IGNORE)) | ((ref > 0) & (ref != IGNORE))
+    # Foreground of either map, so that a false alarm far from the organ can be the slice.
     amount = np.moveaxis(found.any(axis=0), axis, 0).reshape(image.shape[axis], -1).sum(axis=1)
     index = int(amount.argmax()) if amount.any() else image.shape[axis] // 2
 
@@ -64,12 +65,14 @@ def take_picture(image: Volume, pred: np.ndarray, ref: np.ndarray) -> Picture:
 
 def _directions(image: Volume) -> tuple[int, tuple[int, int], tuple[int, int], tuple[str, str]]:
     """Return the axis to cut, (axis, step) of rows and of columns, and the name and the turn of the view."""
+    # Anisotropic scans are sharp only across their thickest axis: the other planes would show stripes.
     thickest = int(np.argmax(image.spacing))
     thick = image.spacing[thickest] > _THICK * sorted(image.spacing)[1]
     if image.affine is None:
         axis = thickest if thick else 0
         rows, columns = (other for other in range(3) if other != axis)
         return axis, (rows, 1), (columns, 1), (f"axis {axis}", "orientation unknown")
+    # For each direction the axis that runs along it, and whether it runs with it (1) or against it (-1).
     letters = nib.aff2axcodes(image.affine)
     along = {letter: (axis, 1) for axis, letter in enumerate(letters)}
     along |= {_OPPOSITE[letter]: (axis, -1) for axis, letter in enumerate(letters)}
@@ -83,6 +86,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
     if image.dtype == np.uint8:
         return image
     values = np.nan_to_num(image.astype(np.float32), posinf=0.0, neginf=0.0)
+    # A metal implant or a bright vessel must not make the rest black.
     low, high = np.percentile(values, [0.5, 99.5])
     scaled = (values - low) / max(float(high - low), 1e-12)
     return (np.clip(scaled, 0, 1) * 255).round().astype(np.uint8)

@@ -23,6 +23,7 @@ TITLES = {
     "nsd": "NSD",
 }
 MOST_CASES = 200
+# Orange to blue can be told apart with every kind of colour blindness, red to green cannot.
 _LOW, _MIDDLE, _HIGH = (244, 190, 150), (252, 247, 236), (166, 208, 236)
 _HEAT_FROM = 0.4
 
@@ -40,6 +41,7 @@ def heat(value: float) -> str:
     """Return the background of a score from 0 to 1: orange is low, blue is high, undefined has none."""
     if not math.isfinite(value):
         return ""
+    # 0 to 1 from orange to the middle, 1 to 2 on to blue; all below _HEAT_FROM is as bad as can be.
     share = 2 * min(max((value - _HEAT_FROM) / (1 - _HEAT_FROM), 0), 1)
     ends = (_LOW, _MIDDLE) if share < 1 else (_MIDDLE, _HIGH)
     colour = np.asarray(ends[0]) + (share % 1 if share < 2 else 1) * np.subtract(ends[1], ends[0])
@@ -104,6 +106,7 @@ def _class_row(name: str, statistics: Mapping[str, Any], presence: Mapping[str, 
 def case_table(data: ReportData) -> str:
     """Return Dice of each case and class in colour, the lowest case first; the rest shows where one points."""
     names = list(data.summary["classes"])
+    # A reader looks for what went wrong: lowest first, ties by name so that pages can be compared.
     ordered = sorted(data.rows.items(), key=lambda item: (_finite(case_mean(item[1], "dice")), item[0]))
     with_mean = len(names) > 1
     head = ["Case", *(["Mean"] if with_mean else []), *(escape(name) for name in names)]
@@ -128,6 +131,7 @@ def _class_cells(scores: Scores, names: Sequence[str]) -> str:
 
 
 def _metric_cells(of_class: Mapping[str, float], metrics: Sequence[str]) -> str:
+    # Colour only where 1 is best and 0 worst; distances have no such scale.
     bounded = {"dice", "iou", "nsd"}
     return "".join(
         f'<td style="{heat(of_class[m]) if m in bounded else ""}">{number(m, of_class[m])}</td>' for m in metrics

@@ -54,6 +54,7 @@ def _pictures(data: ReportData) -> dict[str, bytes]:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write beside the file and move into place, so that no half-written report is left."""
+    # A report may be open in a browser, or its folder watched, while a run rewrites it.
     temporary = path.with_name(f".{path.name}.part")
     try:
         temporary.write_bytes(content)
