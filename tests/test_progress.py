@@ -19,10 +19,12 @@ def test_the_bar_comes_with_the_first_case(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "stderr", Terminal())
     tick = case_bar("scoring")
     assert sys.stderr.getvalue() == ""
-    for done in (1, 2, 3):
-        tick(done, 3)
+    tick(1, 3)
     assert "scoring" in sys.stderr.getvalue()
     assert "1/3" in sys.stderr.getvalue()
+    tick(2, 3)
+    tick(3, 3)
+    assert sys.stderr.getvalue().endswith("\r")  # taken away again
 
 
 @pytest.mark.parametrize(("stream", "shown"), [(io.StringIO, True), (Terminal, False)])

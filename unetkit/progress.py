@@ -20,8 +20,9 @@ def case_bar(title: str, shown: bool = True) -> Progress:
         if not (shown and sys.stderr.isatty()):
             return
         if bar is None:
-            # Only now, after the first case: an error before it must not share its line with an empty bar.
-            bar = tqdm(total=total, desc=title, unit="case", dynamic_ncols=True, leave=False)
+            # Only now, after the first case: an error before it must not share its line with an empty bar. That case
+            # took no time on the bar's clock, so it is `initial`, which the rate does not count.
+            bar = tqdm(total=total, initial=done, desc=title, unit="case", dynamic_ncols=True, leave=False)
         bar.update(done - bar.n)
         if done >= total:
             bar.close()
