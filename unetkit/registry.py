@@ -220,9 +220,17 @@ def create_model(
         model = info.build(task, **options)  # type: ignore[misc]
     except RecipeError as error:
         raise ModelError(str(error)) from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        # torch checks some values itself (a dropout above 1); without options of the user's it is a bug of ours
+        given = ", ".join(f"{k}={v}" for k, v in options.items() if k != "deep_supervision" and v != info.options[k])
+        if not given:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{name} cannot be built with {given} ({reason}); change these options") from error
     model.info, model.task = info, task
     # A hook, so that no network repeats the check and every one has it.
-    model.register_forward_pre_hook(_check_input)
+    # before the checks that a builder may have added: those take rank and channels for granted
+    model.register_forward_pre_hook(_check_input, prepend=True)
     return model
 
 

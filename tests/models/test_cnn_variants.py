@@ -39,11 +39,37 @@ def test_every_variant_in_2d_and_3d(name, variant, dims):
         ("attention_unet", {"variant": "oktay", "widths": (8,)}, ModelError, "at least 2 levels"),
         ("plain_unet", {"widths": (8, 16)}, ModelError, "give one of each per level"),
         ("plain_unet", {"patch_size": (70, 64)}, ShapeError, "next legal size is"),
+        (
+            "plain_unet",
+            {"strides": [(1, 1, 1)]},
+            ModelError,
+            r"plain_unet cannot be built with strides=\[\(1, 1, 1\)\] ",
+        ),
+        ("unet", {"dropout": 1.5}, ModelError, r"unet cannot be built with dropout=1.5 \(dropout probability"),
     ],
 )
 def test_refusals(name, options, error, message):
     with pytest.raises(error, match=message):
         create_model(name, **{"patch_size": (64, 64), **options})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "wrong", "message"),
+    [
+        ("resunet", {"variant": "wolny"}, 32, 24, r"next legal size is \(32, 32\)"),
+        ("resunet", {"variant": "monai"}, 32, 24, r"next legal size is \(32, 32\)"),
+        ("unet", {"widths": (4,) * 7}, 64, 32, "at least 64"),
+        ("attention_unet", {"widths": (4,) * 7}, 64, 32, "at least 64"),
+        ("swin_unet", {"embed_dim": 4, "depths": (1,) * 5, "heads": (1,) * 5}, 64, 96, r"multiples of \(64, 64\)"),
+    ],
+)
+def test_inputs_that_only_the_options_forbid_are_refused(name, options, size, wrong, message):
+    """More levels than the default's demand more than ModelInfo says."""
+    model = create_model(name, patch_size=(size, size), **options).eval()
+    with pytest.raises(ShapeError, match=message):
+        model(torch.zeros(1, 1, wrong, wrong))
+    with pytest.raises(ShapeError, match="expected"):
+        model(torch.zeros(1, wrong, wrong))
 
 
 @pytest.mark.parametrize("size", [(17, 40), (16, 18, 20)])

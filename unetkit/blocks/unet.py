@@ -4,7 +4,8 @@ Maps and channels are listed finest first throughout. A level may be without an 
 and its map None, and the decoder only enlarges there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -194,11 +195,23 @@ class UNet(nn.Module):
         self.decoder = decoder
         self.heads = heads
         self.divisor = divisor
+        if divisor is not None:
+            check_inputs(self, partial(check_divides, divisor))
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        if self.divisor is not None:
-            check_divides(self.divisor, x.shape[2:])
         return self.heads(self.decoder(self.encoder(x)))
+
+
+def check_inputs(network: nn.Module, check: Callable[[Sequence[int]], None]) -> None:
+    """Show `check` the spatial size of every input before the network sees it.
+
+    For what options of a network demand beyond its ModelInfo: an input may be of another size than the patch.
+    """
+    network.register_forward_pre_hook(partial(_check_size, check))
+
+
+def _check_size(check: Callable[[Sequence[int]], None], _: nn.Module, args: tuple[Tensor, ...]) -> None:
+    check(args[0].shape[2:])
 
 
 def check_divides(divisor: Sequence[int], size: Sequence[int]) -> None:

@@ -1,6 +1,7 @@
 """Attention U-Net: each skip is weighed by what the decoder asks for (arXiv:1804.03999)."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from unetkit.blocks.conv import ConvNormAct, ConvStack
 from unetkit.blocks.init import he_init
 from unetkit.blocks.layers import Layers, Size
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_depth
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_depth, check_inputs
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, choose, register
 from unetkit.types import TaskShape
@@ -173,5 +174,8 @@ def attention_unet(
     """
     build, own = choose(VARIANTS, variant or DEFAULT[task.dims], "variant")
     channels = tuple(widths or own)
-    check_depth(channels, task.patch_size)
-    return build(task, channels, deep_supervision)
+    deep_enough = partial(check_depth, channels)
+    deep_enough(task.patch_size)
+    model = build(task, channels, deep_supervision)
+    check_inputs(model, deep_enough)
+    return model

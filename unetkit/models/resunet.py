@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unetkit.blocks.layers import Layers, Size
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_divides
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_divides, check_inputs
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, choose, register
 from unetkit.types import TaskShape
@@ -157,5 +157,8 @@ def resunet(
     """
     build, own = choose(VARIANTS, variant, "variant")
     channels = tuple(widths or own)
-    check_divides((2 ** (len(channels) - 1),) * task.dims, task.patch_size)
-    return build(task, channels, deep_supervision)
+    divides = partial(check_divides, (2 ** (len(channels) - 1),) * task.dims)
+    divides(task.patch_size)
+    model = build(task, channels, deep_supervision)
+    check_inputs(model, divides)  # more levels than the paper's need more than ModelInfo says
+    return model

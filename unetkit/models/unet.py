@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from unetkit.blocks.conv import ConvStack
 from unetkit.blocks.encoders import TimmEncoder, encoder_for
 from unetkit.blocks.init import he_init, smp_init
 from unetkit.blocks.layers import Layers, Size
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_depth, crop
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_depth, check_inputs, crop
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, choose, register
 from unetkit.types import TaskShape
@@ -124,7 +125,8 @@ def unet(
         return _on_encoder(task, network, deep_supervision)
     chosen = choose(VARIANTS, variant, "variant")
     channels = tuple(widths or chosen.widths)
-    check_depth(channels, task.patch_size)
+    deep_enough = partial(check_depth, channels)
+    deep_enough(task.patch_size)
     layers = Layers(task.dims, dropout=dropout, **chosen.layers)
     up_widths = channels[:-1]
     if chosen.thin:  # nothing narrows the enlarged maps, so the blocks before and after them do
@@ -134,6 +136,7 @@ def unet(
     up = Decoder(layers, channels, down.strides, _hidden if chosen.thin else ConvStack, widths=up_widths)
     model = UNet(down, up, Heads(layers, up_widths, task.num_classes, deep_supervision=deep_supervision))
     if layers.padded:
+        check_inputs(model, deep_enough)
         return model
     if deep_supervision:
         raise ModelError(
