@@ -220,7 +220,7 @@ def test_outputs_that_cannot_be_written(refused: Callable[..., None], place: Pat
     refused([*words, f"output={below}"], f"output={below}: cannot be written (Not a directory)")
     refused([*words, f"output={tmp_path / 'file'}"], "cannot be written (File exists)")
     both = [f"predictions={data / 'masks'}", f"references={data / 'masks'}"]
-    refused(["evaluate", *both, f"output={below}"], "cannot be written", "check the folder's rights")
+    refused(["evaluate", *both, f"output={below}"], f"output={below}: cannot be written", "choose another folder")
 
 
 class _Code:

@@ -133,10 +133,13 @@ def run_evaluate(words: list[str]) -> Outcome:
     from unetkit.cli.arguments import EvaluateWords, given, read_words
 
     args = read_words(words, EvaluateWords)
+    from unetkit.data.formats.files import remove_empty, require_writable
     from unetkit.engine.memory import keep_heap
     from unetkit.evaluation import evaluate_dataset, evaluate_folders, evaluate_run, write_evaluation
     from unetkit.progress import case_bar
 
+    if args.output:  # before any work; the folder itself is made when there is something to put in
+        remove_empty(require_writable(Path(args.output)))
     progress = case_bar("scoring")
     if args.run is not None:
         keep_heap()

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 
-from unetkit.data.formats.files import make_folder, remove_empty, replacing, stem_of, suffix_of
+from unetkit.data.formats.files import remove_empty, replacing, require_writable, stem_of, suffix_of
 from unetkit.data.labels import decode
 from unetkit.data.layouts.found import image_files
 from unetkit.data.preprocess import Prepared, preprocess
@@ -189,12 +188,8 @@ def _check_targets(jobs: Sequence[Job]) -> list[Path]:
         owners[target] = str(job.case.images[0] if job.case.images else job.case.id)
     made: list[Path] = []
     for folder in {job.target.parent for job in jobs}:
-        try:
-            made += make_folder(folder)
-            # Rights alone do not tell: file systems can be read-only or full.
-            TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise DataError(f"output={folder}: cannot be written ({error.strerror}); choose another folder") from error
+        # Before any work: after hours of prediction nobody wants to learn that the folder takes no file.
+        made += require_writable(folder)
     return made
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from uuid import uuid4
 
 from unetkit.errors import DataError, UnetkitError
@@ -52,8 +53,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises DataError if the folder cannot be written or the disk is full; nothing is left behind then.
     """
     temporary: Path | None = None
+    made: tuple[Path, ...] = ()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make_folder(path.parent)
         # The full name comes last, because writers choose the format by suffix.
         temporary = path.parent / f".{uuid4().hex}.{path.name}"
         yield temporary
@@ -70,6 +72,7 @@ def replacing(path: Path) -> Iterator[Path]:
             with suppress(OSError):
                 # After a good write the name is gone already; after a bad one nothing must stay behind.
                 temporary.unlink()
+        remove_empty(made)
 
 
 def make_folder(path: Path) -> tuple[Path, ...]:
@@ -77,6 +80,19 @@ def make_folder(path: Path) -> tuple[Path, ...]:
     missing = tuple(folder for folder in (path, *path.parents) if not folder.exists())
     path.mkdir(parents=True, exist_ok=True)
     return missing
+
+
+def require_writable(folder: Path) -> tuple[Path, ...]:
+    """Make an output folder, and return what had to be made, innermost first. Raises DataError if it takes no file."""
+    made: tuple[Path, ...] = ()
+    try:
+        made = make_folder(folder)
+        # Rights alone do not tell: file systems can be read-only or full.
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        remove_empty(made)
+        raise DataError(f"output={folder}: cannot be written ({error.strerror}); choose another folder") from error
+    return made
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
