@@ -23,6 +23,7 @@ class DropPath(nn.Module):
         """Return x [B, ...], in training with some samples set to 0 and the others scaled up."""
         if not self.training or self.rate == 0:
             return x
+        # one draw per sample, [B, 1, ...]
         kept = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)
         return x * kept / (1 - self.rate)  # so that the expected value stays
 
@@ -87,6 +88,7 @@ def window_partition(x: Tensor, window: Sequence[int]) -> Tensor:
     """Cut a map [B, *S, C], whose sides `window` divides, into windows [B, W, N, C] of N tokens each."""
     batch, *size, channels = x.shape
     dims = len(size)
+    # [B, n1 / w1, w1, n2 / w2, w2, ..., C] -> [B, n1 / w1, n2 / w2, ..., w1, w2, ..., C]
     cut = [part for n, w in zip(size, window, strict=True) for part in (n // w, w)]
     order = [0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2), 2 * dims + 1]
     return x.reshape(batch, *cut, channels).permute(order).reshape(batch, -1, math.prod(window), channels)
@@ -96,6 +98,7 @@ def window_reverse(windows: Tensor, window: Sequence[int], size: Sequence[int]) 
     """Put windows [B, W, N, C] together again to a map [B, *size, C]; the inverse of `window_partition`."""
     batch, channels, dims = windows.shape[0], windows.shape[-1], len(size)
     grid = [n // w for n, w in zip(size, window, strict=True)]
+    # [B, grid axes, window axes, C] -> grid and window axes in turn
     order = [0, *(axis for i in range(dims) for axis in (1 + i, 1 + dims + i)), 2 * dims + 1]
     return windows.reshape(batch, *grid, *window, channels).permute(order).reshape(batch, *size, channels)
 
@@ -115,6 +118,7 @@ def window_mask(
     for axis, (n, whole, step) in enumerate(zip(size, padded, shift, strict=True)):
         place = torch.arange(whole, device=device) + step
         kind = (place >= whole).long() + 2 * (place % whole >= n).long()
+        # four kinds per axis, so the digits in base 4 name the region
         region = region * 4 + kind.reshape([-1 if i == axis else 1 for i in range(len(padded))])
     tokens = window_partition(region[None, ..., None], window)[0, ..., 0]  # [W, N]
     return tokens[:, :, None] == tokens[:, None, :]
@@ -126,6 +130,7 @@ def relative_position_index(window: Sequence[int]) -> Tensor:
     index = torch.zeros(math.prod(window), math.prod(window), dtype=torch.long)
     for axis, w in zip(axes, window, strict=True):
         place = axis.flatten()
+        # offsets run from 1 - w to w - 1: shifted to start at 0, they are digits in base 2 w - 1
         index = index * (2 * w - 1) + place[:, None] - place[None, :] + w - 1
     return index
 
@@ -152,8 +157,10 @@ class WindowAttention(nn.Module):
         """Map [B, *S, C] to [B, *S, C], for any sides S."""
         size, axes = x.shape[1:-1], tuple(range(1, x.ndim - 1))
         missing = [-n % w for n, w in zip(size, self.window, strict=True)]
+        # a single window per axis sees everything already, as in Swin's reference
         shift = [w // 2 if self.shifted and n > w else 0 for n, w in zip(size, self.window, strict=True)]
         mask = window_mask(size, self.window, shift, x.device)
+        # F.pad counts from the last axis: first the channels, which stay
         x = F.pad(x, [0, 0, *(end for gap in reversed(missing) for end in (0, gap))]) if any(missing) else x
         padded = x.shape[1:-1]
         x = torch.roll(x, [-step for step in shift], axes) if any(shift) else x
@@ -164,9 +171,11 @@ class WindowAttention(nn.Module):
     def _attend(self, windows: Tensor, mask: Tensor | None) -> Tensor:
         """Mix the tokens of each window; windows [B, W, N, C], mask bool [W, N, N]."""
         q, k, v = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # [B, W, heads, N, .]
+        # softmax(q k^T / sqrt(d) + bias) v, equation 4 of the paper
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         scores = scores + self.relative_position_bias_table[self.index].permute(2, 0, 1)
         if mask is not None:
+            # never a whole row: a token belongs with itself
             scores = scores.masked_fill(~mask[:, None], -math.inf)
         mixed = scores.softmax(-1).to(v.dtype) @ v
         return self.proj(mixed.transpose(2, 3).flatten(3))

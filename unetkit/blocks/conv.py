@@ -38,6 +38,7 @@ class ConvStack(nn.Sequential):
         count: int = 2,
         hidden: int | None = None,
     ) -> None:
+        # only the second block sees the hidden channels; later ones keep what they get
         first = channels if hidden is None else hidden
         rest = [ConvNormAct(layers, first if i == 1 else channels, channels, 1, kernel) for i in range(1, count)]
         super().__init__(ConvNormAct(layers, in_channels, first, stride, kernel), *rest)
@@ -52,9 +53,11 @@ class ResidualBlockD(nn.Module):
     def __init__(self, layers: Layers, in_channels: int, channels: int, stride: Size = 1, kernel: Size = 3) -> None:
         super().__init__()
         self.first = ConvNormAct(layers, in_channels, channels, stride, kernel)
+        # the activation comes after the sum, as in ResNet
         self.second = ConvNormAct(layers.but(act="none"), channels, channels, 1, kernel)
         shortcut: list[nn.Module] = []
         if max(per_axis(stride, layers.dims)) > 1:
+            # a strided 1 wide convolution would skip most voxels; the average sees them all
             shortcut.append(layers.pool(stride, "average"))
         if in_channels != channels:
             shortcut.append(ConvNormAct(layers.but(act="none", bias=False), in_channels, channels, 1, 1))

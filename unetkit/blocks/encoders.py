@@ -29,6 +29,7 @@ class TimmEncoder(nn.Module):
         self.network = _create(name.removeprefix("tu-"), in_channels, pretrained, weights)
         self.channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
         reductions = self.network.feature_info.reduction()
+        # a stem of stride 4 (ConvNeXt, Swin) has no maps at 1/1 and 1/2
         self.missing = round(log2(reductions[0]))
         if list(reductions) != [2 ** (self.missing + i) for i in range(len(reductions))]:
             raise ModelError(
@@ -43,7 +44,7 @@ class TimmEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Sequence[Tensor | None]:
         maps = self.network(x)
-        if self.channels_last:
+        if self.channels_last:  # Swin and its like give [B, H, W, C]
             maps = [m.movedim(-1, 1) for m in maps]
         return [*[None] * self.missing, *maps]
 

@@ -17,6 +17,7 @@ def optimise_for_inference(model: nn.Module, device: str | torch.device) -> nn.M
     On the CPU, instance norm becomes group norm with one channel per group: mathematically equal, and several
     times faster there. On other devices nothing is swapped.
     """
+    # deepcopy looks here first, so the tensors are shared and only the modules are new
     shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     copy = deepcopy(model, shared).eval()
     if torch.device(device).type == "cpu":
@@ -28,11 +29,13 @@ def optimise_for_inference(model: nn.Module, device: str | torch.device) -> nn.M
 
 
 def _swappable(norm: InstanceNorm) -> bool:
+    # running statistics are not those of the map at hand, which group norm takes
     return norm.num_features >= FEW_CHANNELS and not norm.track_running_stats
 
 
 def _group_norm(norm: InstanceNorm) -> nn.GroupNorm:
     """Return group norm with one channel per group and the weights of an instance norm."""
+    # on meta: nothing is allocated for weights that are replaced at once
     swapped = nn.GroupNorm(norm.num_features, norm.num_features, eps=norm.eps, affine=norm.affine, device="meta")
     swapped.weight, swapped.bias = norm.weight, norm.bias
     return swapped.eval()

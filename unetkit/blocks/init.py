@@ -22,7 +22,7 @@ def he_init(
     """
     for module in model.modules():
         if isinstance(module, CONVS):
-            nn.init.kaiming_normal_(module.weight, a=slope)
+            nn.init.kaiming_normal_(module.weight, a=slope)  # std = sqrt(2 / (1 + a^2) / fan_in)
             if zero_bias and module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, BATCH_NORMS) and norm_std:

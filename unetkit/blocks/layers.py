@@ -20,6 +20,7 @@ _POOL: dict[str, dict[int, Callable[..., nn.Module]]] = {
 }
 _NORM: dict[str, dict[int, Callable[..., nn.Module]]] = {
     "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
+    # torch leaves scale and shift out here, unlike in its batch norm; nnU-Net has them
     "instance": {2: partial(nn.InstanceNorm2d, affine=True), 3: partial(nn.InstanceNorm3d, affine=True)},
 }
 _ACT: dict[str, Callable[..., nn.Module]] = {
@@ -86,6 +87,7 @@ class Layers:
 
     def conv(self, in_channels: int, channels: int, kernel: Size = 3, *, stride: Size = 1, **options: Any) -> nn.Module:
         """Return a convolution; unless `padding` is given, it is padded to keep the size at stride 1."""
+        # even kernels (patches) are given their own padding: no symmetric one keeps the size
         if "padding" not in options and self.padded:
             options["padding"] = tuple((k - 1) // 2 for k in per_axis(kernel, self.dims))
         return _CONV[self.dims](
@@ -106,6 +108,7 @@ class Layers:
         if name == "none":
             return nn.Identity()
         if name == "group":
+            # narrow maps: one group over all channels, as pytorch-3dunet does
             groups = options.get("groups", 8)
             return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
         return _NORM[name][self.dims](channels, **options)

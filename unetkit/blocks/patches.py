@@ -13,6 +13,8 @@ def merge_patches(x: Tensor, factor: int) -> Tensor:
     batch, *size, channels = x.shape
     dims = len(size)
     cut = [part for n in size for part in (n // factor, factor)]
+    # [B, n1 / f, f, n2 / f, f, ..., C] -> [B, n1 / f, n2 / f, ..., (f of the last axis, ..., f of the first), C]:
+    # Swin's concatenation x[0::2, 0::2], x[1::2, 0::2], ..., on which its published weights depend
     order = [0, *range(1, 2 * dims, 2), *range(2 * dims, 0, -2), 2 * dims + 1]
     return x.reshape(batch, *cut, channels).permute(order).reshape(batch, *cut[::2], factor**dims * channels)
 
@@ -21,6 +23,7 @@ def expand_patches(x: Tensor, factor: int) -> Tensor:
     """Spread the channels of [B, *S, C] over blocks of `factor` voxels per axis, the last axis running fastest."""
     batch, *size, channels = x.shape
     dims = len(size)
+    # [B, n1, n2, ..., f, f, ..., C] -> [B, n1, f, n2, f, ..., C]
     order = [0, *(axis for i in range(dims) for axis in (1 + i, 1 + dims + i)), 2 * dims + 1]
     x = x.reshape(batch, *size, *[factor] * dims, channels // factor**dims).permute(order)
     return x.reshape(batch, *(n * factor for n in size), -1)

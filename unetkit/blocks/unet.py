@@ -86,10 +86,12 @@ class Decoder(nn.Module):
         for level in range(levels):
             below = channels[-1] if level == levels - 1 else self.channels[level + 1]
             skip, width = channels[level], self.channels[level]
+            # a level without a skip (0 channels) enlarges to what its block returns
             wanted = enlarged[level] if enlarged else skip or width
             self.ups.append(layers.up(below, wanted, strides[level + 1]))
             joined = layers.up_channels(below, wanted) + (0 if join == "sum" else skip)
             self.blocks.append(blocks[level](layers, joined, width, 1))
+        # by name, as a list of modules has no place for None
         self.gates = nn.ModuleDict({str(i): g for i, g in enumerate(gates) if g is not None})
 
     def forward(self, maps: Sequence[Tensor | None]) -> list[Tensor]:
@@ -105,7 +107,7 @@ class Decoder(nn.Module):
                 x = self._joined(x, skip)
             below = self.blocks[level](x)
             found.insert(0, below)
-        return found or [below]
+        return found or [below]  # an encoder of one level leaves nothing to climb
 
     def _joined(self, enlarged: Tensor, skip: Tensor) -> Tensor:
         if self.join == "sum":
@@ -124,6 +126,7 @@ def match(enlarged: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
     if max(more) > 1:
         return enlarged, crop(skip, enlarged.shape[2:])
     enlarged = crop(enlarged, [min(e, s) for e, s in zip(enlarged.shape[2:], skip.shape[2:], strict=True)])
+    # F.pad counts from the last axis
     padding = [n for m in reversed(more) for n in (max(m, 0) // 2, max(m, 0) - max(m, 0) // 2)]
     return F.pad(enlarged, padding), skip
 
@@ -170,6 +173,7 @@ class Heads(nn.Module):
 
 
 def _fit_heads(heads: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    # state holds the whole network's tensors and may be changed; convs.0 has to match in any case
     own = {prefix + key: value for key, value in heads.state_dict().items()}
     auxiliary = [
         k for k in {*own, *(k for k in state if k.startswith(prefix))} if not k.startswith(f"{prefix}convs.0.")

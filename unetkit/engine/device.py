@@ -33,6 +33,7 @@ def lay_out(network: nn.Module, memory_format: torch.memory_format, dims: int) -
     if memory_format is not torch.contiguous_format:
         for p in network.parameters():
             if p.ndim == dims + 2:
+                # by data, so that the parameter stays the one that the optimiser knows
                 p.data = p.data.to(memory_format=memory_format)
 
 
@@ -46,6 +47,7 @@ def library_switches(device: torch.device, deterministic: bool, threads: int) ->
         torch.get_num_threads(),
     )
     torch.set_num_threads(threads)
+    # the search for the fastest kernel is a matter of timing, so it may choose differently next time
     torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
     # Products on a single stream are deterministic already, but torch asks for a library setting that has to be made
     # before the process starts; warn_only lets those pass, and the filter below stops at every other operator.

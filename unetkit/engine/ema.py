@@ -27,6 +27,7 @@ class Ema:
         mine: list[Tensor] = list(self.network.parameters())
         live: list[Tensor] = list(network.parameters())
         torch._foreach_lerp_(mine, live, 1 - keep)
+        # averaged running statistics would be those of no network; these are close enough to the average's
         for old, new in zip(self.network.buffers(), network.buffers(), strict=True):
             old.copy_(new)
 

@@ -86,6 +86,7 @@ class _Loop:
         self.log = RunLog(job.folder, progress.log_bytes, progress.step, board)
         self.display = Display(job.steps, progress.step, job.shown)
         self.watch = LossWatch()
+        # seconds of earlier processes count: max_minutes is of the run, not of the process
         self.started = time.monotonic() - progress.seconds
         self.saved = self.looked = time.monotonic()
         self.waited = 0.0
@@ -94,7 +95,7 @@ class _Loop:
 
     def run(self) -> Progress:
         try:
-            self._close_epoch()
+            self._close_epoch()  # one whose last step was saved, but not its validation
             self._steps()
             self._close_epoch(force=True)
             self._save()
@@ -109,6 +110,7 @@ class _Loop:
         return self.progress
 
     def _steps(self) -> None:
+        # the loader counts batches, a step takes several
         source = self.job.loader.batches(self.progress.step * self.settings.accumulate)
         try:
             while self.progress.step < self.job.steps and not self.over:
@@ -124,6 +126,7 @@ class _Loop:
         cases = [case for batch in batches for case in batch.case_ids]
         rate = self._rate(step)
         moment = f"step {step} (cases {', '.join(dict.fromkeys(cases))})"
+        # weights, loss and step number change together or not at all, as Ctrl-C saves what it finds
         with uninterrupted(), explained(moment, _load(self.job, self.stepper)):
             self.stepper.loss.progress.fill_(step / self.job.steps)
             values = self.stepper(batches, step, self.job.recipe.seed, rate)
@@ -167,6 +170,7 @@ class _Loop:
         now = time.monotonic()
         spent, mean = max(now - self.looked, 1e-9), sum(losses) / len(losses)
         step = self.progress.step
+        # a sum and a count, not a list: they go into every checkpoint
         self.progress.losses = [self.progress.losses[0] + sum(losses), self.progress.losses[1] + len(losses)]
         self.log.write(
             {
@@ -184,7 +188,7 @@ class _Loop:
     def _close_epoch(self, force: bool = False) -> None:
         """At the end of an epoch log its mean loss and, where due, validate; `force` closes a cut one too."""
         step, per_epoch = self.progress.step, self.job.steps_per_epoch
-        epoch = -(-step // per_epoch)
+        epoch = -(-step // per_epoch)  # rounded up: a cut epoch has a number too
         if epoch <= self.progress.epochs or (step % per_epoch and not force):
             return
         self._look()
@@ -197,14 +201,14 @@ class _Loop:
         self.log.write(record)
         self.display.say(_line(record, self.settings.epochs))
         self.progress = replace(self.progress, epochs=epoch, losses=[0.0, 0])
-        if "val_dice" in record:
+        if "val_dice" in record:  # or a kill would repeat the validation, and "best" would outrun "last"
             self._save()
-        self.looked = time.monotonic()
+        self.looked = time.monotonic()  # the validation is no part of the steps' rate
 
     def _validate(self) -> dict[str, Any]:
         with explained("validation", _load(self.job, self.stepper)):
             score = self.job.validate(self.stepper.averaged)
-        self.stepper.network.train()
+        self.stepper.network.train()  # without an average it is the one that was validated
         best = self.progress.best
         if not math.isnan(score.mean) and (best is None or score.mean > best):
             self.progress = replace(self.progress, best=score.mean, best_step=self.progress.step)

@@ -23,6 +23,7 @@ def uninterrupted() -> Iterator[None]:
     def remember(number: int, frame: FrameType | None) -> None:
         waiting.append(number)
 
+    # a flag, not an exception: torch in the middle of an update cannot be unwound
     before = signal.signal(signal.SIGINT, remember)
     try:
         yield

@@ -21,6 +21,7 @@ def keep_heap() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
+        # musl has no such file, and no such function in its own
         libc = ctypes.CDLL("libc.so.6")
         # either setting alone changes nothing: both or none
         return libc.mallopt(_M_MMAP_THRESHOLD, _GIB) == 1 and libc.mallopt(_M_TRIM_THRESHOLD, _INT_MAX) == 1

@@ -21,6 +21,7 @@ def build_optimizer(network: nn.Module, section: OptimizerSection) -> torch.opti
     `_no_weight_decay`, as transformers and state-space models expect.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
+    # one kernel for all parameters; what other devices lack falls back to torch's own choice
     fused = all(p.device.type in FUSED_ON and p.is_floating_point() for p in parameters)
     if section.name == "sgd":
         # torch refuses Nesterov without momentum; plain SGD is what both keys then mean
@@ -53,9 +54,11 @@ def learning_rate(section: ScheduleSection, base: float, step: int, total: int, 
 
     poly: base * (1 - t)^power, cosine: half a cosine, with t from 0 to 1 over the steps after the warm-up.
     """
+    # never from 0: a first step of rate 0 would be wasted
     warmup = round(section.warmup * steps_per_epoch)
     if step < warmup:
         return base * (step + 1) / (warmup + 1)
+    # a function of the step alone, so resuming needs no scheduler state; nnU-Net changes it once an epoch
     t = (step - warmup) / max(total - warmup, 1)
     if section.name == "poly":
         return max(base * (1 - t) ** section.power, section.min_lr)

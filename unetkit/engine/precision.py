@@ -35,6 +35,7 @@ class Precision:
     def __init__(self, chosen: Format, device: torch.device) -> None:
         self.format = chosen
         self.device_type = device.type
+        # small gradients underflow fp16; bf16 has the range of fp32 and needs no scaling
         self.scaler = torch.amp.GradScaler(device.type, enabled=chosen == "fp16")
 
     def autocast(self) -> AbstractContextManager[object]:

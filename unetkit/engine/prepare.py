@@ -23,6 +23,7 @@ from unetkit.progress import case_bar
 from unetkit.recipe.schema import Recipe
 from unetkit.registry import model_info
 
+# Each thread holds a case in several copies, so more of them cost memory rather than save time.
 _MOST_THREADS = 8
 Item = TypeVar("Item")
 
@@ -68,6 +69,7 @@ def training_cases(preparation: Preparation, recipe: Recipe, shown: bool) -> Seq
 
     if recipe.data.cache == "none":
         return LazyCases(preparation.split.train, load)
+    # threads, not processes: unpacking and resampling release the interpreter lock, and nothing has to be copied
     return _in_threads(load, preparation.split.train, "preprocess to train", shown)
 
 
@@ -83,6 +85,7 @@ def validation_cases(preparation: Preparation, recipe: Recipe, shown: bool) -> S
         image, label = read_case(dataset.case(case_id), plan.labels)
         if label is None:
             raise DataError(f"case {case_id}: has no label to validate with; add one, or leave the case out")
+        # the label stays on its own grid: Dice is measured where the user will look
         return Reference(preprocess(image, None, plan, case_id=case_id), label.data)
 
     return (
@@ -106,6 +109,7 @@ class _ReadAnew(Sequence[Reference]):
 def _in_threads(load: Callable[[str], Item], ids: Sequence[str], title: str, shown: bool) -> list[Item]:
     tick, found = case_bar(title, shown), []
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
+        # in order, whatever order they finish in: the sampler numbers the cases
         for item in pool.map(load, ids):
             found.append(item)
             tick(len(found), len(ids))

@@ -98,7 +98,7 @@ def judged_on(task: Task) -> tuple[str, tuple[str, ...]]:
     """
     split = task.preparation.split
     if not split.val and task.recipe.train.select == "last":
-        return "test", split.test
+        return "test", split.test  # nothing was selected on it, so it is touched once
     return "val", split.val
 
 

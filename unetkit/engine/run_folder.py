@@ -72,6 +72,7 @@ class RunFolder:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     def _write(self, name: str, text: str) -> None:
+        # beside its target, so that the replacement is one step of the same file system
         temporary = self.path / f".{name}.tmp"
         try:
             temporary.write_text(text, encoding="utf-8")
@@ -93,6 +94,7 @@ def new_run_folder(recipe: Recipe, title: str) -> RunFolder:
             raise RecipeError(f"name={recipe.name}: give a plain folder name; the place is set with output=FOLDER")
         return _make(home / recipe.name, recipe.name)
     number = 1
+    # mkdir decides, not a look beforehand: two runs may start at the same moment
     while True:
         try:
             return _make(home / f"{title}_{number:03d}", None)
@@ -106,6 +108,7 @@ def _make(path: Path, name: str | None) -> RunFolder:
         made = make_folder(path.parent)
         path.mkdir()
         made = (path, *made)
+        # a folder that can be made is not always one that can be written in (quotas, odd file systems)
         probe = path / ".probe"
         probe.write_bytes(b"")
         probe.unlink()

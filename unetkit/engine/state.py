@@ -62,6 +62,7 @@ class Saver:
 
         Raises CheckpointError if it cannot be written.
         """
+        # tensors go into the file as such, the rest (steps, rates) into its JSON header
         tensors, numbers = pack_optimizer(stepper.optimizer)
         state = {
             "progress": asdict(progress),
@@ -77,7 +78,7 @@ class Saver:
             versions=versions(),
             state=state,
             ema=stepper.ema.state_dict() if stepper.ema else {},
-            tensors=tensors if name == LAST else {},
+            tensors=tensors if name == LAST else {},  # moments would double or triple the file users keep
         )
         return save_checkpoint(self.folder / name, checkpoint)
 
@@ -93,7 +94,7 @@ class Saver:
         load_weights(stepper.network, found.weights, path)
         unpack_optimizer(stepper.optimizer, found.tensors, found.state["optimizer"])
         _lay_like_parameters(stepper.optimizer)
-        if found.state["scaler"]:
+        if found.state["scaler"]:  # empty unless the run was in fp16
             stepper.precision.scaler.load_state_dict(found.state["scaler"])
         if stepper.ema:
             _load_average(stepper, found.ema, path)

@@ -55,6 +55,7 @@ class Stepper:
 
     def __init__(self, network: nn.Module, loss: SegmentationLoss, section: TrainSection, device: torch.device) -> None:
         self.section, self.device = section, device
+        # the optimiser holds the parameters by identity, so they move to the device before it is built
         self.network, self.loss = network.to(device).train(), loss.to(device)
         self.precision = Precision(choose_format(section.precision, device), device)
         dims = len(network.task.patch_size)  # type: ignore[union-attr, arg-type]
@@ -77,12 +78,14 @@ class Stepper:
             self.forward, self.fallback = compile_or_fall_back(self, *self.place(batches[0]))
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
+        # no generator state has to be stored: a resumed run seeds its next step as this one would have
         torch.manual_seed(step_seed(seed, step))
         losses = []
         for batch in batches:
             image, label = self.place(batch)
             with self.precision.autocast():
                 loss = self.forward(image, label)
+            # the mean of the batches, so that the learning rate does not depend on train.accumulate
             self.precision.scaler.scale(loss / len(batches)).backward()
             losses.append(loss.detach())
         norm = self._update()
@@ -92,11 +95,13 @@ class Stepper:
 
     def place(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Bring image and label of a batch to the device, in the network's memory format."""
+        # non_blocking: with pinned batches the copy runs beside the previous step
         image = batch.image.to(self.device, non_blocking=True).contiguous(memory_format=self.memory_format)
         return image, batch.label.to(self.device, non_blocking=True)
 
     def _update(self) -> Tensor:
         scaler = self.precision.scaler
+        # the clipping norm is one of true gradients, so the fp16 scale comes off first
         scaler.unscale_(self.optimizer)
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -115,6 +120,7 @@ class Stepper:
 
 def step_seed(seed: int, step: int) -> int:
     """Mix the recipe's seed and a step number into one seed of 63 bits."""
+    # seed + step would give neighbouring runs each other's random numbers
     return int(np.random.SeedSequence([seed % 2**63, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -123,12 +129,13 @@ def compile_or_fall_back(stepper: Stepper, image: Tensor, label: Tensor) -> tupl
     forward, network = stepper.forward, stepper.network
     kept = {name: value.clone() for name, value in network.named_buffers()}
     try:
+        # a patch has one size for the whole run, so kernels for that size alone are the fastest
         compiled: Forward = torch.compile(forward, dynamic=False)
         with stepper.precision.autocast():
             loss = compiled(image, label)
         loss.backward()
     except torch.OutOfMemoryError:
-        raise
+        raise  # it would come again without the compiler
     except Exception as error:  # whatever a compiler may raise, training can go on without it
         return forward, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
     finally:

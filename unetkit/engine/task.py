@@ -39,6 +39,7 @@ def start_task(recipe: Recipe, origins: Mapping[str, str], source: str | None = 
     `source` is the name of the recipe. Raises a UnetkitError for what recipe, data or machine do not allow.
     """
     device = pick_device(recipe.train.device)
+    # first the folder: an output that cannot be written is known before the data are measured
     folder = new_run_folder(recipe, _title(recipe, source))
     with folder.kept_on_success():
         preparation = prepare_plan(recipe)

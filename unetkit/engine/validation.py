@@ -24,6 +24,7 @@ class Validation:
     def __init__(self, cases: Sequence[Reference], plan: Plan, recipe: Recipe, device: torch.device) -> None:
         self.cases, self.plan = cases, plan
         self.settings = recipe.infer
+        # distances would take longer than the predictions
         self.rules = recipe.evaluate.model_copy(update={"distances": False})
         self.compute = pick_compute(device, recipe.train.precision)
 
@@ -31,6 +32,7 @@ class Validation:
         """Return the mean over cases of the mean Dice of their classes, and each class's mean; NaN without cases."""
         predictor = Predictor(network.eval(), self.plan, self.settings, self.compute)
         rows = [self._dice(predictor, case) for case in self.cases]
+        # both means leave NaN out, so the mean over cases is not the mean over classes
         per_class = {name: _mean([row[name] for row in rows]) for name in self.plan.labels.classes}
         return Score(_mean([_mean(list(row.values())) for row in rows]), per_class)
 

@@ -14,13 +14,16 @@ from unetkit.engine.losses.overlap import foreground
 class Boundary(nn.Module):
     """Mean over valid voxels and classes of p * phi, with phi the signed distance to the reference's surface.
 
-    phi is in voxels, negative inside; a class that is absent (or everywhere) has none and counts 0. The maps are
-    made from the labels of each batch on the CPU, so on a GPU every step waits for them.
+    phi is in voxels of the output at hand, negative inside: the spacing is not looked at, so that on anisotropic
+    images a step through plane counts no more than one in plane. A class that is absent (or everywhere) has no
+    surface and counts 0; ignored voxels are outside of every class. The maps are made from the labels of each batch
+    on the CPU, so on a GPU every step waits for them.
     """
 
     def forward(self, seen: Comparison) -> Tensor:
         """Return the loss of a batch, a scalar."""
         p, g = foreground(seen, background=False)
+        # no gradient passes through phi: it depends on the labels alone
         masks = g.detach().bool().cpu().numpy()
         maps = np.stack([[signed_distance(mask) for mask in sample] for sample in masks])
         phi = torch.from_numpy(maps).to(p)
@@ -37,4 +40,5 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
         return np.zeros(mask.shape, np.float32)
     outside = ndimage.distance_transform_edt(~mask)
     inside = ndimage.distance_transform_edt(mask)
+    # the transform gives 1 to the border voxels of the mask; less 1, they lie on the surface
     return (outside - np.where(mask, inside - 1, 0)).astype(np.float32)

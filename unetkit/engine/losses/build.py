@@ -64,13 +64,14 @@ class SegmentationLoss(nn.Module):
             parts = [
                 share * self._one(logits, nearest(target, logits.shape[2:]))
                 for share, logits in zip(shares, outputs, strict=True)
-                if share
+                if share  # the lowest output costs nothing
             ]
         return torch.stack(parts).sum()
 
     def _one(self, logits: Tensor, labels: Tensor) -> Tensor:
         seen = Comparison(logits, labels, self.regions)
         total = seen.logits.new_zeros(())
+        # progress is a tensor on the device: a number would make torch.compile build anew at every step
         for module, (weight, grows) in zip(self.parts, self.weights, strict=True):
             total = total + module(seen) * (weight * self.progress if grows else weight)
         return total
@@ -80,7 +81,7 @@ def supervision_weights(levels: int) -> list[float]:
     """Return the weight of each output, finest first: 2^-i, the last 0 unless it is the only one, sum 1."""
     raw = [2.0**-i for i in range(levels)]
     if levels > 1:
-        raw[-1] = 0.0
+        raw[-1] = 0.0  # as nnU-Net: at a few voxels a side the labels say little
     return [w / sum(raw) for w in raw]
 
 
@@ -89,6 +90,7 @@ def nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
     for axis, new in enumerate(size, start=2):
         old = labels.shape[axis]
         if old != new:
+            # new centre (i + 1/2) old / new, rounded down, in whole numbers
             index = torch.div((2 * torch.arange(new, device=labels.device) + 1) * old, 2 * new, rounding_mode="floor")
             labels = labels.index_select(axis, index)
     return labels
@@ -119,6 +121,7 @@ def build_loss(section: LossSection, labels: Labels) -> SegmentationLoss:
 
 
 def _check(section: LossSection, name: str, labels: Labels) -> None:
+    # a key that is given but never read would be a silent mistake
     defaults = LossSection()
     changed = {key for key in type(section).model_fields if getattr(section, key) != getattr(defaults, key)}
     for key in sorted(changed - USED[name] - {"name"}):

@@ -27,6 +27,7 @@ class Comparison:
     @cached_property
     def valid(self) -> Tensor:
         """1 where the label says something, else 0: [B, 1, *S], or [B, K, *S] for regions."""
+        # labels of exclusive classes have one channel, which broadcasts over the K of the logits
         return (self.labels != IGNORE).to(self.logits.dtype)
 
     @cached_property
@@ -46,6 +47,7 @@ class Comparison:
     @cached_property
     def probabilities(self) -> Tensor:
         """Softmax over the classes, or a sigmoid per region: [B, K, *S]."""
+        # by way of the logarithm, which cross-entropy needs anyway
         return self.log_probabilities.exp()
 
     @cached_property
@@ -54,4 +56,5 @@ class Comparison:
         if self.regions:
             # log(1 - sigmoid(x)) = logsigmoid(x) - x
             return (self.log_probabilities - (1 - self.onehot) * self.logits) * self.valid
+        # one channel is 1, or none where ignored; cheaper than a gather, whose index 255 would be out of range
         return (self.log_probabilities * self.onehot).sum(1, keepdim=True)

@@ -27,7 +27,7 @@ class SoftDice(nn.Module):
         p, g = foreground(seen, self.background)
         power = 2 if self.squared else 1
         axes = _axes(p, self.batch)
-        hit = (p * g).sum(axes)
+        hit = (p * g).sum(axes)  # TP per sample and class [B, F], or per class [F]
         total = p.pow(power).sum(axes) + g.sum(axes)  # g is 0 or 1: its square is itself
         return 1 - ((2 * hit + self.smooth) / (total + self.smooth).clamp_min(TINY)).mean()
 
@@ -46,7 +46,8 @@ class Tversky(nn.Module):
         """Return the loss of a batch, a scalar."""
         p, g = foreground(seen, self.background)
         axes = _axes(p, self.batch)
-        hit = (p * g).sum(axes)
+        hit = (p * g).sum(axes)  # TP
+        # FP = P - TP, FN = G - TP
         wrong = self.alpha * (p.sum(axes) - hit) + self.beta * (g.sum(axes) - hit)
         return 1 - ((hit + self.smooth) / (hit + wrong + self.smooth).clamp_min(TINY)).mean()
 

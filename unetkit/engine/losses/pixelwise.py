@@ -31,6 +31,7 @@ class CrossEntropy(nn.Module):
         if self.gamma:
             # -expm1(-cost) is 1 - p, exact for p near 1; the floor keeps the power's slope finite there
             cost = cost * (-torch.expm1(-cost)).clamp_min(torch.finfo(cost.dtype).tiny) ** self.gamma
+        # divided by the weights, not the voxels: as torch's cross_entropy with weights does
         return (cost * weight).sum() / weight.sum().clamp_min(torch.finfo(cost.dtype).tiny)
 
     def _weight(self, seen: Comparison) -> Tensor:
