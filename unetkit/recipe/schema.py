@@ -21,13 +21,15 @@ LabelValue = int | list[int]
 class Section(BaseModel):
     """A group of keys: strict, closed, and unchangeable once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
 
 
 class ModelSection(Section):
     """Which network; any further key is an option of that model's builder (see `unetkit show model=NAME`)."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, protected_namespaces=(), defer_build=True)
     name: str = Field("unet", description="name in the registry (`unetkit list models`)")
 
     @property
