@@ -48,6 +48,7 @@ THEN = {"sigmoid": torch.sigmoid, "softmax": lambda x: torch.softmax(x, 1), "": 
 @lru_cache(maxsize=24)
 def draw(tag: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return standard normal numbers that depend on the tag and the shape alone."""
+    # crc32, as hash() of a string differs between processes; RandomState, as its stream is frozen
     seed = zlib.crc32(f"{tag}:{'x'.join(map(str, shape))}".encode("ascii"))
     return np.asarray(np.random.RandomState(seed).standard_normal(shape))
 
@@ -57,12 +58,13 @@ def value_of(key: str, shape: tuple[int, ...]) -> np.ndarray:
     role = key.rpartition(".")[2]
     if role == "running_mean":
         return 0.1 * draw("rm", shape)
-    if role == "running_var":
+    if role == "running_var":  # positive
         return 1 + 0.1 * np.abs(draw("rv", shape))
     if role == "bias":
         return 0.1 * draw("b", shape)
     if role != "weight" or not shape:
         return 0.1 * draw("p", shape)
+    # scales of norms lie about 1; kernels are divided by the root of the fan-in, so that maps keep their size
     return 1 + 0.1 * draw("g", shape) if len(shape) == 1 else draw("w", shape) / np.sqrt(np.prod(shape[1:]))
 
 
@@ -82,6 +84,7 @@ def count(model: nn.Module) -> int:
 
 def shape_hash(model: nn.Module) -> str:
     """Return a short hash of the sorted shapes of all parameters."""
+    # sorted: references register the same tensors in another order and under other names
     shapes = sorted(tuple(p.shape) for p in model.parameters())
     return hashlib.sha1(";".join(",".join(map(str, s)) for s in shapes).encode("ascii")).hexdigest()[:12]
 
@@ -135,6 +138,7 @@ def built(want: dict[str, Any]) -> nn.Module:
 
 def count_differences(want: dict[str, Any]) -> list[str]:
     """Compare parameters, their shapes and operations, without a single number computed."""
+    # meta tensors have shapes but no memory: a network of a gigabyte costs nothing
     with torch.device("meta"):
         model = built(want)
     got = {"params": count(model), "shape_hash_sorted": shape_hash(model)}
@@ -154,6 +158,7 @@ def number_differences(want: dict[str, Any]) -> list[str]:
     lines = []
     for expected in ({"index": 0, **want}, *want.get("more", ())):
         got = statistics(found[expected["index"]], want.get("then", ""))
+        # a mean near 0 is a sum of large numbers: it is compared on their scale, not on its own
         scale = abs(expected["std"]) + abs(expected["mean"])
         pairs = [(key, got[key], expected[key]) for key in ("mean", "std")]
         pairs += [("sample", a, b) for a, b in zip(got["samples"], expected["samples"], strict=True)]

@@ -36,6 +36,7 @@ def functions(body: list[ast.stmt], public: bool = True) -> Iterator[tuple[Funct
 
 def length(node: Function) -> int:
     """Lines of a function without its docstring."""
+    # the docstring is no length to be ashamed of
     has = ast.get_docstring(node, clean=False) is not None
     doc = node.body[0].end_lineno - node.body[0].lineno + 1 if has else 0
     return node.end_lineno - node.lineno + 1 - doc
@@ -62,13 +63,16 @@ def code_lines(text: str) -> list[str]:
     previous = tokenize.INDENT
     skip = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER, tokenize.COMMENT)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        # a string that opens a statement is a docstring, or the description of the constant above it
         opens = previous in (tokenize.INDENT, tokenize.DEDENT, tokenize.NEWLINE)
         if token.type not in skip and not (token.type == tokenize.STRING and opens):
+            # from its first line to its last: strings may span several
             keep.update(range(token.start[0], token.end[0] + 1))
         if token.type not in (tokenize.NL, tokenize.COMMENT):
             previous = token.type
     lines = text.splitlines()
     stripped = (lines[n - 1].split("  #")[0].strip() for n in sorted(keep))
+    # lone brackets and imports are alike everywhere and would join runs that are no repeats
     return [s for s in stripped if len(s) > 1 and not s.startswith(("import ", "from "))]
 
 
@@ -79,6 +83,7 @@ def repeated(code: dict[str, list[str]]) -> tuple[float, list[str]]:
         for start in range(len(lines) - RUN + 1):
             seen[tuple(lines[start : start + RUN])].append((name, start))
     twice = [places for places in seen.values() if len(places) > 1]
+    # runs overlap, so lines are counted, not runs
     hit = {(name, line) for places in twice for name, start in places for line in range(start, start + RUN)}
     where = sorted({f"{places[0][0]} ~ {places[1][0]}" for places in twice})
     return len(hit) / max(1, sum(map(len, code.values()))), where

@@ -196,7 +196,6 @@ def main() -> None:
     @c.add("unetkit")
     def _unetkit():
         from unetkit.blocks.inference import optimise_for_inference
-
         from unetkit.infer.device import pick_compute
         from unetkit.infer.sliding import WindowSettings, sliding_window
 

@@ -37,6 +37,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        # a pickle inside would run code
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except FileNotFoundError:
@@ -80,5 +81,6 @@ def load_matching(model: nn.Module, state: dict[str, Tensor]) -> int:
     fitting = {key: tensor for key, tensor in state.items() if key in own and tensor.shape == own[key].shape}
     if not fitting:
         raise ModelError("none of the weights fits this model by name and shape; check that they belong to it")
+    # strict=False passes over missing keys only: wrong shapes are left out above
     model.load_state_dict(fitting, strict=False)
     return len(fitting)

@@ -79,6 +79,7 @@ def vit_weights(state: dict[str, Tensor], grid: Sequence[int]) -> dict[str, Tens
     Keys tell where it comes from; one that has our names already only gets its positions zoomed.
     """
     if any(key.endswith("/kernel") for key in state):
+        # the layout first: it goes by Flax's names
         state = rename({key: _from_flax(key, tensor) for key, tensor in state.items()}, GOOGLE)
     elif any("transformer.embeddings." in key for key in state):
         state = rename(state, REFERENCE)
@@ -95,8 +96,9 @@ def _from_flax(key: str, tensor: Tensor) -> Tensor:
         return tensor
     if not key.endswith("/kernel"):
         return tensor.flatten()
-    if tensor.ndim == 4:
+    if tensor.ndim == 4:  # a convolution
         return tensor.permute(3, 2, 0, 1)
+    # attention: out is [heads, d, C], query, key and value are [C, heads, d]
     return (tensor.flatten(0, -2) if key.endswith("/out/kernel") else tensor.flatten(1)).t()
 
 
@@ -104,6 +106,7 @@ def _split_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
     split = {}
     for key, tensor in state.items():
         if ".attn.qkv." in key:
+            # timm stacks the three along the outputs
             for name, part in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
                 split[key.replace(".qkv.", f".{name}.")] = part
         else:
@@ -119,10 +122,10 @@ def zoom_positions(positions: Tensor, grid: Sequence[int]) -> Tensor:
     """
     count = positions.shape[1]
     side = math.isqrt(count)
-    if side * side != count:
+    if side * side != count:  # one more than a square: the class token
         positions, side = positions[:, 1:], math.isqrt(count - 1)
     if [side, side] == list(grid):
         return positions
-    image = positions.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    image = positions.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [1, C, side, side]
     zoomed = F.interpolate(image.to(torch.float32), tuple(grid), mode="bilinear", align_corners=True)
     return zoomed.flatten(2).transpose(1, 2)

@@ -26,7 +26,7 @@ class AdditiveGate(nn.Module):
     def __init__(self, layers: Layers, channels: int, query_channels: int) -> None:
         super().__init__()
         hidden = channels // 2
-        plain = layers.but(act="none")
+        plain = layers.but(act="none")  # both paths are summed before the activation
         self.skip = ConvNormAct(plain, channels, hidden, kernel=1)
         self.query = ConvNormAct(plain, query_channels, hidden, kernel=1)
         self.mask = nn.Sequential(layers.act(), ConvNormAct(plain, hidden, 1, kernel=1), nn.Sigmoid())
@@ -47,6 +47,7 @@ class GridAttention(nn.Module):
         self.out = ConvNormAct(layers.but(act="none"), channels, channels, kernel=1)
 
     def forward(self, skip: Tensor, query: Tensor) -> Tensor:
+        # equations 1 and 2 of the paper: a = sigmoid(psi(relu(W_x x + W_g g))), at the resolution of W_x x
         half = self.skip(skip)
         mask = torch.sigmoid(self.mask(torch.relu(half + self.layers.linear(self.query(query), half.shape[2:]))))
         return self.out(skip * self.layers.linear(mask, skip.shape[2:]))
@@ -128,6 +129,7 @@ def _grid(task: TaskShape, widths: Sequence[int], deep_supervision: bool, count:
     ]
     decoder = Decoder(layers, widths, encoder.strides, ConvStack, gates=gates)
     model = UNet(encoder, decoder, MixedHeads(layers, widths[:-1], task.num_classes, deep_supervision))
+    # the authors' starting weights; the other variants keep torch's
     he_init(model, norm_std=NORM_STD)
     return model
 

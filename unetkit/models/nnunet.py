@@ -39,10 +39,12 @@ class Sizes:
         strides: Sequence[Size] | None,
         kernels: Sequence[Size] | None,
     ) -> None:
+        # without a plan nothing is known of the spacing, so all axes are treated alike
         own_strides, own_kernels, _ = pool_topology(task.patch_size, (1.0,) * task.dims)
         chosen = strides or own_strides
         self.strides = tuple(per_axis(s, task.dims) for s in chosen)
         levels = len(self.strides)
+        # kernels derived for other strides would not fit in number
         self.kernels = tuple(kernels or (own_kernels if strides is None else [3] * levels))
         most = MOST_WIDTH[task.dims]
         self.widths = tuple(widths or (min(BASE_WIDTH * 2**i, most) for i in range(levels)))
@@ -75,6 +77,7 @@ def _assemble(task: TaskShape, sizes: Sizes, encoder: Stage, decoder: Stage, dee
     )
     blocks = [decoder(i, sizes.kernels[i]) for i in levels[:-1]]
     up = Decoder(layers, sizes.widths, sizes.strides, blocks, join="up_first")
+    # a patch too small to be halved leaves one level and no decoder; lower heads exist always, as in the reference
     heads = Heads(layers, up.channels or sizes.widths, task.num_classes, deep_supervision=deep_supervision, always=True)
     model = UNet(down, up, heads, sizes.divisor)
     he_init(model, SLOPE, zero_bias=True, zero_last=True)
@@ -104,6 +107,7 @@ def _with_stem(residual: Stage) -> Stage:
             return block
 
         def first(layers: Layers, in_channels: int, channels: int, stride: Size = 1) -> nn.Module:
+            # the stem keeps the size: the stride is the block's
             stem = ConvNormAct(layers, in_channels, channels, 1, kernel)
             return nn.Sequential(stem, block(layers, channels, channels, stride))
 

@@ -34,6 +34,7 @@ class PreActivationUnit(nn.Module):
         shortcut_norm: bool = True,
     ) -> None:
         super().__init__()
+        # norm and activation of the raw image would throw half of it away
         before = [] if first else [layers.norm(in_channels), layers.act()]
         self.main = nn.Sequential(
             *before,
@@ -79,6 +80,7 @@ class SkewUp(nn.Module):
         self.conv = layers.transposed(in_channels, channels, 3, stride=stride, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        # (n - 1) 2 - 2 + 3 = 2 n - 1 voxels come out of the convolution
         return F.interpolate(self.conv(x), size=[2 * n for n in x.shape[2:]])
 
 
@@ -91,6 +93,7 @@ def _pre_activated(
     # the public code has no norm beside its first unit
     first = partial(unit, first=True, shortcut_norm=shortcut == 1)
     encoder = Encoder(layers, task.in_channels, widths, [first, *[unit] * (len(widths) - 1)], pool=False)
+    # enlarging keeps the channels; the unit behind it narrows them
     decoder = Decoder(layers, widths, encoder.strides, unit, enlarged=widths[1:], join="up_first")
     return UNet(encoder, decoder, Heads(layers, widths[:-1], task.num_classes, deep_supervision=deep_supervision))
 

@@ -81,9 +81,11 @@ class SwinUnet(nn.Module):
         self.layers = nn.ModuleList([*down, SwinStage(lowest.blocks())])
         self.norm = nn.LayerNorm(widths[-1])
 
+        # the widest step stands alone at the bottom, as in the reference: a stage without blocks
         expand = [PatchExpand(dims, width, width // 2, 2) for width in widths[1:]]
         ups = [SwinStage(level.blocks(), upsample=step) for level, step in zip(above, [None, *expand], strict=False)]
         self.layers_up = nn.ModuleList([expand[-1], *reversed(ups)])
+        # a place for the bottom too, so that the keys count as the reference's do
         self.concat_back_dim = nn.ModuleList([nn.Identity(), *(nn.Linear(2 * n, n) for n in widths[-2::-1])])
         self.norm_up = nn.LayerNorm(widths[0])
         self.up = PatchExpand(dims, widths[0], widths[0], PATCH)
@@ -98,9 +100,10 @@ class SwinUnet(nn.Module):
             skips.append(x)
             x = stage(x)
         x = self.layers_up[0](self.norm(x))
+        # the bottom stage's own input is no skip: the decoder starts from its output
         for stage, join, skip in zip(self.layers_up[1:], self.concat_back_dim[1:], skips[-2::-1], strict=True):
             x = stage(join(torch.cat([x, skip], -1)))
-        return self.output(self.up(self.norm_up(x)).movedim(-1, 1))
+        return self.output(self.up(self.norm_up(x)).movedim(-1, 1))  # [B, *S, C] -> [B, C, *S]
 
 
 def _initialise(module: nn.Module) -> None:
@@ -177,6 +180,7 @@ def swin_unet(
     rates = [drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
     levels = []
     for i, (depth, count) in enumerate(zip(depths, heads, strict=True)):
+        # a window larger than the map would be padding for the most part
         channels, side = embed_dim * 2**i, min(window, min(task.patch_size) // (PATCH * 2**i))
         own, rates = tuple(rates[:depth]), rates[depth:]
         levels.append(Level(channels, count, (side,) * task.dims, int(channels * mlp_ratio), own))

@@ -26,7 +26,7 @@ SELF_SUPERVISED: Renames = (
         paper="2201.01266",
         dims=(2, 3),
         multiple=32,
-        min_size=64,
+        min_size=64,  # at 32 the deepest map is one voxel, which instance norm refuses
         source=("github:Project-MONAI/MONAI", "monai 1.6.1", "Apache-2.0"),
         params={2: 25138568, 3: 62187296},
         params_at={2: (1, 14, (96, 96)), 3: (1, 14, (96, 96, 96))},
@@ -74,6 +74,7 @@ def swin_unetr(
             spatial_dims=task.dims,
             use_v2=use_v2,
         ).to(device)
+    # heads and stems of other tasks keep their drawn weights
     state = source_weights(weights)
     if state is not None:
         load_matching(model, rename(state, SELF_SUPERVISED))

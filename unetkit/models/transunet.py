@@ -27,6 +27,7 @@ class StdConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve [B, C, H, W]."""
+        # (w - mean) / sqrt(var + eps) over the inputs of each output channel
         var, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, unbiased=False)
         return self._conv_forward(x, (self.weight - mean) / torch.sqrt(var + 1e-5), self.bias)
 
@@ -77,6 +78,7 @@ class ResNet(nn.Module):
         """Map [B, C, H, W] to [B, 1024, H / 16, W / 16] and the skips."""
         stem = F.relu(self.gn(self.conv(x)))
         quarter = self.body[0](F.max_pool2d(stem, 3, 2))
+        # its strided convolution rounds up: the 55 that remain of 224 become 28, an eighth
         eighth = self.body[1](quarter)
         # The unpadded pooling leaves the map one short of a quarter; only the skip is filled up with zeros.
         missing = [x.shape[i] // 4 - quarter.shape[i] for i in (3, 2)]
@@ -101,9 +103,11 @@ class Encoder(nn.Module):
         """Map [B, C, H, W] to [B, hidden, H / 16, W / 16] and the skips, deepest first; patches have none."""
         x, skips = self.resnet(x) if self.resnet else (x, [])
         x = self.embed(x)
+        # [B, C, h, w] -> [B, h w, C]
         tokens = self.dropout(x.flatten(2).transpose(1, 2) + self.position_embeddings)
         for block in self.blocks:
             tokens = block(tokens)
+        # and back to a map for the decoder
         return self.norm(tokens).transpose(1, 2).reshape(x.shape), skips
 
 
@@ -133,6 +137,7 @@ class TransUNet(nn.Module):
         self.n_skip = n_skip
         self.stem_channels = (encoder.resnet.conv if encoder.resnet else encoder.embed).in_channels
         self.conv_more = ConvNormAct(DECODER, encoder.embed.out_channels, 512)
+        # the deepest skips are the first to be used
         skips = [*SKIPS[:n_skip], *[0] * (len(channels) - n_skip)]
         self.up = nn.ModuleList(map(UpBlock, (512, *channels), skips, channels))
         self.head = DECODER.conv(channels[-1], num_classes)
@@ -154,7 +159,7 @@ class TransUNet(nn.Module):
         paper="2102.04306",
         dims=(2,),
         multiple=16,
-        min_size=32,
+        min_size=32,  # at 16 the deepest map is one pixel, which a group norm of single channels refuses
         fixed=True,
         source=("github:Beckschen/TransUNet", "02ef001", "Apache-2.0"),
         params={2: 105277081},

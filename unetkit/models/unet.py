@@ -47,6 +47,7 @@ VARIANTS = {
 def mirror(x: Tensor, before: int, after: int, axis: int) -> Tensor:
     """Continue `x` on both sides of one axis by its mirror image, the border voxel not repeated, as far as needed."""
     size = x.shape[axis]
+    # the mirrored signal repeats after 2 n - 2 voxels; torch's own padding reaches less than n
     index = torch.arange(-before, size + after, device=x.device) % max(2 * size - 2, 1)
     return x.index_select(axis, torch.where(index < size, index, 2 * size - 2 - index))
 
@@ -142,5 +143,5 @@ def unet(
         raise ModelError(
             f"variant={variant} loses the border of every map and has no deep supervision; drop one of them"
         )
-    he_init(model)
+    he_init(model)  # section 3 of the paper: sqrt(2 / N)
     return MirrorBorder(model, len(channels))

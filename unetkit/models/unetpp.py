@@ -49,11 +49,13 @@ class NestedDecoder(nn.Module):
         super().__init__()
         self.depth = len(channels) - 1
         self.order = order
+        # timm encoders have no map at full size, some none at half
         self.top = next(i for i, c in enumerate(channels) if c)
         widths = {(i, 0): c for i, c in enumerate(channels)}
         self.ups, self.blocks = nn.ModuleDict(), nn.ModuleDict()
         self.nodes = [(i, j) for j in range(1, self.depth + 1) for i in self._levels(j)]
         for i, j in self.nodes:
+            # X(i, j) = H([X(i, 0), ..., X(i, j - 1), U(X(i + 1, j - 1))]), equation 1 of the paper
             below = widths[i + 1, j - 1]
             widths[i, j] = last[i] if last and i + j == self.depth else channels[i]
             wanted = channels[i] or widths[i, j]
@@ -74,7 +76,7 @@ class NestedDecoder(nn.Module):
             up = self.ups[f"{i}_{j}"](found[i + 1, j - 1])
             earlier = [found[i, k] for k in range(j) if (i, k) in found]
             if earlier:
-                up, _ = match(up, earlier[0])
+                up, _ = match(up, earlier[0])  # nodes of a level are of one size
             found[i, j] = self.blocks[f"{i}_{j}"](torch.cat(ORDERS[self.order](up, earlier), 1))
         return [found[node] for node in self.outputs]
 
