@@ -160,7 +160,7 @@ def model_info(name: str) -> ModelInfo:
     models = catalog()
     if name not in models:
         hint = nearest(name, models) or "; `unetkit list models` names them"
-        raise ModelError(f"there is no model '{name}'{hint}")
+        raise ModelError(f"there is no model '{name}'{hint}; a model of your own exists once its file is imported")
     return models[name]
 
 

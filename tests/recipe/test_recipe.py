@@ -95,6 +95,7 @@ def test_unknown_recipe_names_the_nearest() -> None:
         (("train.loss.name=dice_bce",), "set data.regions=true"),
         (("data.regions=true", "train.loss.name=dice_ce"), "use dice_bce"),
         (("train.epochs=1", "train.epochs=2"), "given twice"),
+        (("train.schedule.min_lr=0.1",), "above train.optimizer.lr=0.01"),
     ],
 )
 def test_contradictions(words: tuple[str, ...], part: str) -> None:

@@ -1,1 +1,1 @@
-""""""
+"""Images and labels: reading, layouts, splits, preprocessing, augmentation, loading."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,11 +60,18 @@ def train(
 
 def _train(task: Task, shown: bool) -> float:
     """Train to the end and return the seconds that earlier processes had spent on it."""
+    _say_assumptions(task, shown)
     with task.folder.kept_on_success():
         job, stepper = _job(task, shown)
     started = time.monotonic()
     done = fit(job, stepper)
     return max(0.0, done.seconds - (time.monotonic() - started))
+
+
+def _say_assumptions(task: Task, shown: bool) -> None:
+    """Print what was assumed of the data or left out of them, as `unetkit inspect` does."""
+    for note in task.preparation.dataset.notes if shown else ():
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _job(task: Task, shown: bool) -> tuple[Job, Stepper]:
@@ -86,5 +94,9 @@ def _network(task: Task) -> nn.Module:
     torch.manual_seed(task.recipe.seed)
     network = build_network(task.recipe, task.preparation.plan)
     if init is not None:
-        transfer_weights(network, load_checkpoint(init).best_weights, init)
+        new = transfer_weights(network, load_checkpoint(init).best_weights, init)
+        if new:
+            print(
+                f"note: {len(new)} tensors are not in {init} and start anew: {', '.join(new[:4])} ...", file=sys.stderr
+            )
     return network

@@ -303,6 +303,11 @@ class Recipe(Section):
             raise ValueError(
                 "train.loss.name=dice_bce is for overlapping classes; set data.regions=true or use dice_ce"
             )
+        if self.train.schedule.min_lr > self.train.optimizer.lr:
+            raise ValueError(
+                f"train.schedule.min_lr={self.train.schedule.min_lr:g} is above train.optimizer.lr="
+                f"{self.train.optimizer.lr:g}, so the rate would rise; lower one of them"
+            )
         # Soft-max lets one class win a voxel; overlapping regions need a sigmoid each.
         if self.data.regions and self.train.loss.name in ("dice_ce", "ce"):
             raise ValueError(
