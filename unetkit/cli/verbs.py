@@ -95,7 +95,8 @@ def run_train(words: list[str]) -> Outcome:
         result = train(resume=resume[0])
     else:
         result = train(resolved.recipe, resolved.origins, source=resolved.source)
-    return result.to_json(), result.summary()
+    # A case that could not be scored is the user's to mend; the run itself is whole.
+    return {**result.to_json(), "exit_code": 2 if result.failures else 0}, result.summary()
 
 
 def run_predict(words: list[str]) -> Outcome:
