@@ -79,7 +79,7 @@ def _job(task: Task, shown: bool) -> tuple[Job, Stepper]:
     recipe, plan = task.recipe, task.preparation.plan
     # The network first: options that it refuses show within seconds, not after an hour of preprocessing.
     with explained("building the network", Load(plan, recipe.train.accumulate, recipe.train.precision)):
-        stepper = Stepper(_network(task), build_loss(recipe.train.loss, plan.labels), recipe.train, task.device)
+        stepper = Stepper(_network(task), build_loss(recipe.train.loss, plan.labels, plan.batch_dice), recipe.train, task.device)
     cases = training_cases(task.preparation, recipe, shown)
     loader = TrainingLoader(cases, plan, recipe, task.device)
     held_out = validation_cases(task.preparation, recipe, shown)

@@ -21,9 +21,21 @@ _START = {2: 2048**2, 3: 256**3}
 _REFERENCE = {2: 85e6, 3: 560e6}
 _REFERENCE_BATCH = {2: 12, 3: 2}
 _REFERENCE_GB = 8.0
+_LARGEST_AUTO_GB = 24.0
 _SMALLEST_BATCH = 2
 _SHARE_OF_DATA = 0.05
 _COMMON_DIVISOR = 16
+
+
+def memory_target(asked: float | str) -> float:
+    """Return the memory target in GB: as asked, or that of the GPU within limits, or that of a small GPU."""
+    if asked != "auto":
+        return float(asked)
+    import torch  # planning itself needs none of it
+
+    if not torch.cuda.is_available():
+        return _REFERENCE_GB
+    return min(torch.cuda.get_device_properties(0).total_memory / 1e9, _LARGEST_AUTO_GB)
 
 
 @dataclass(frozen=True)

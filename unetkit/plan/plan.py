@@ -34,7 +34,10 @@ class Plan:
     canonical (RAS) volume are fed to the network (through-plane first). A 2D `patch_size` over volumes means
     slice by slice along the first transposed axis. `spacing` None: grids are taken as they are.
     `resize`: every image or slice is resized to this in-plane size instead. `strides` and `kernels` per
-    stage and `widths` describe plan-driven networks. `reasons` explains each field in a sentence.
+    stage and `widths` describe plan-driven networks. `configuration` is one of nnU-Net's names for the resolution.
+    `batch_dice`: the loss pools its Dice sums over the batch. `previous`: the network also gets the label map of the
+    stage before, one channel per class. `expected` holds what was predicted of the training ("memory_gb",
+    "seconds_per_step"). `reasons` explains each field in a sentence.
     """
 
     patch_size: tuple[int, ...]
@@ -51,6 +54,10 @@ class Plan:
     kernels: tuple[tuple[int, ...], ...] = ()
     widths: tuple[int, ...] = ()
     mirror_axes: tuple[int, ...] = ()
+    configuration: str = ""
+    batch_dice: bool = False
+    previous: bool = False
+    expected: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -61,7 +68,8 @@ class Plan:
     @property
     def task(self) -> TaskShape:
         """Channels in, channels out and patch size, as the model registry wants them."""
-        return TaskShape(len(self.channels), self.labels.num_outputs, self.patch_size)
+        earlier = len(self.labels.classes) if self.previous else 0
+        return TaskShape(len(self.channels) + earlier, self.labels.num_outputs, self.patch_size)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain lists, numbers and strings."""

@@ -85,7 +85,7 @@ def _frame(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo, reasons: d
         shape=sizes[-dims:],
         spacing=tuple(near[-dims:]),
         num_outputs=len(fingerprint.labels.classes) + 1,
-        memory_gb=recipe.plan.memory_gb,
+        memory_gb=budget.memory_target(recipe.plan.memory_gb),
         info=info,
     )
     return _Frame(dims, transpose, spacing, crop, setting, prod(sizes) * len(fingerprint.cases))

@@ -46,7 +46,9 @@ class SplitSection(Section):
         description="auto: what the data set states, else random; fixed: the id lists below or the data set's own",
     )
     folds: Annotated[int, Field(ge=2)] = Field(5, description="number of folds for kfold")
-    fold: Annotated[int, Field(ge=0)] = Field(0, description="which fold validates")
+    fold: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
+        0, description="which fold validates; all trains every fold, in one study"
+    )
     val_fraction: Fraction = Field(0.2, description="share of the training groups that validates (random)")
     test_fraction: Fraction = Field(0.0, description="share of all groups that is kept for the test (random, kfold)")
     seed: int = Field(12345, description="seed of the shuffling; the same seed gives the same split on any machine")
@@ -56,10 +58,12 @@ class SplitSection(Section):
 
     @model_validator(mode="after")
     def _agrees(self) -> SplitSection:
-        if self.kind == "kfold" and self.fold >= self.folds:
+        if self.kind == "kfold" and self.fold != "all" and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} does not exist among {self.folds} folds; give 0 to {self.folds - 1}")
         if self.kind in ("random", "kfold") and (self.train or self.val or self.test):
             raise ValueError(f"kind {self.kind} contradicts lists of case ids; use kind=fixed or drop the lists")
+        if self.kind != "kfold" and self.fold == "all":
+            raise ValueError(f"fold=all needs kind=kfold, not kind={self.kind}; add data.split.kind=kfold")
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction + test_fraction leave nothing to train on; keep their sum below 1")
         return self
@@ -95,8 +99,14 @@ class DataSection(Section):
         None, description="resize every image or slice to this size in plane (instead of patches)"
     )
     generator: dict[str, Any] = Field({}, description="options of a generated data set (contrast, size, seed, ...)")
-    cache: Literal["memory", "none"] = Field(
-        "memory", description="keep preprocessed cases in memory, or read them anew each time"
+    cache: Literal["auto", "memory", "disk", "none"] = Field(
+        "auto",
+        description="preprocessed cases: kept in memory, in a store on disk that is read patch by patch, or made anew "
+        "each time; auto: memory where they take a quarter of it at most",
+    )
+    store: str | None = Field(None, description="folder of the store; without it unetkit's own cache folder")
+    previous: str | None = Field(
+        None, description="folder with label maps of the stage before, one a case (the cascade writes it by itself)"
     )
     split: SplitSection = SplitSection()
 
@@ -123,9 +133,23 @@ def _needs_root(dataset: str) -> bool:
     return not dataset.startswith(("phantom", "shapes", "brain3d"))
 
 
-class PlanSection(Section):
-    """Overrides of the plan; what is not given is decided from the data."""
+Configuration = Literal["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"]
 
+
+class PlanSection(Section):
+    """How the plan is made, and overrides of it; what is not given is decided from the data."""
+
+    planner: Literal["unetkit", "nnunet"] = Field(
+        "unetkit", description="unetkit: sizes by measuring the model's memory; nnunet: nnU-Net's own rules"
+    )
+    preset: Literal["plain", "M", "L", "XL"] | None = Field(
+        None, description="which of nnU-Net's planners (planner=nnunet); without it plain, or M for a residual encoder"
+    )
+    configuration: Configuration | list[Configuration] | Literal["all"] | None = Field(
+        None,
+        description="resolution to work at; several (or all that suit the data) train one after the other, in one "
+        "study; without it the widest that data and model allow",
+    )
     spacing: tuple[PositiveFloat, ...] | Literal["native"] | None = Field(
         None, description="target spacing in mm, or native for no resampling"
     )
@@ -135,7 +159,11 @@ class PlanSection(Section):
     widths: list[Positive] | None = Field(None, description="channels per stage")
     crop_nonzero: bool | None = Field(None, description="cut away the zero border before anything else")
     image_order: Literal[0, 1, 3] | None = Field(None, description="spline order for resampling images")
-    memory_gb: PositiveFloat = Field(8.0, description="memory target of the patch and batch rule, in GB")
+    memory_gb: PositiveFloat | Literal["auto"] = Field(
+        "auto",
+        description="memory target for patch and batch, in GB; auto: the GPU's, at most 24, or 8 without a GPU "
+        "(planner=nnunet: what the preset is made for)",
+    )
 
 
 class OptimizerSection(Section):
@@ -168,7 +196,9 @@ class LossSection(Section):
     )
     dice_weight: NonNegative = Field(1.0, description="weight of the soft Dice term")
     ce_weight: NonNegative = Field(1.0, description="weight of the cross-entropy (or BCE) term")
-    batch_dice: bool = Field(False, description="pool Dice sums over the batch")
+    batch_dice: bool | Literal["auto"] = Field(
+        "auto", description="pool Dice sums over the batch; auto: as the plan says"
+    )
     dice_background: bool = Field(False, description="count the background in Dice")
     dice_squared: bool = Field(False, description="square the terms of the denominator")
     smooth: NonNegative = Field(1e-5, description="added to numerator and denominator of Dice and Tversky")
@@ -245,6 +275,15 @@ class TrainSection(Section):
     checkpoint_minutes: PositiveFloat = Field(5.0, description="minutes between checkpoints")
     checkpoint_steps: Positive | None = Field(None, description="steps between checkpoints, beside the minutes")
     max_minutes: PositiveFloat | None = Field(None, description="wall-clock limit; training ends and is reported then")
+    patience: Positive | None = Field(
+        None, description="validations without a better one after which training ends; null: never"
+    )
+    parallel: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto", description="under torchrun: copies of the network (ddp, auto) or its parameters shared out (fsdp)"
+    )
+    jobs: Positive | Literal["auto"] = Field(
+        "auto", description="runs of a study that train at once; auto: one per GPU, one on a CPU"
+    )
     init: str | None = Field(
         None, description="run or checkpoint whose weights to start from; heads that differ stay new"
     )

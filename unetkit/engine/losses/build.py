@@ -96,18 +96,19 @@ def nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
     return labels
 
 
-def build_loss(section: LossSection, labels: Labels) -> SegmentationLoss:
-    """Build the loss that a recipe asks for.
+def build_loss(section: LossSection, labels: Labels, batch_dice: bool = False) -> SegmentationLoss:
+    """Build the loss that a recipe asks for; `batch_dice` is the plan's, for a recipe that leaves it open.
 
     Raises RecipeError for a key that the chosen loss does not read, a wrong number of class weights, or a loss
     that does not fit the labels (regions or exclusive classes).
     """
     name = section.name if section.name != "auto" else "dice_bce" if labels.regions else "dice_ce"
     _check(section, name, labels)
-    dice = SoftDice(section.smooth, section.batch_dice, section.dice_background, section.dice_squared)
+    pooled = batch_dice if section.batch_dice == "auto" else section.batch_dice
+    dice = SoftDice(section.smooth, pooled, section.dice_background, section.dice_squared)
     entropy = CrossEntropy(weights=section.class_weights)
     pair = [Term(dice, section.dice_weight), Term(entropy, section.ce_weight)]
-    options = section.smooth, section.batch_dice, section.dice_background
+    options = section.smooth, pooled, section.dice_background
     terms = {
         "dice_ce": pair,
         "dice_bce": pair,
