@@ -39,9 +39,9 @@ def run_show(words: list[str]) -> Outcome:
             if len(words) > 1:
                 raise RecipeError(f"show {key}=NAME takes no further words, given: {' '.join(words)}")
             return card(heads[key])
-    from unetkit.recipe import resolve
+    from unetkit.recipe import AUTO, resolve
 
-    resolved = resolve(words)
+    resolved = resolve(words, AUTO)
     document = {"recipe": json.loads(resolved.recipe.model_dump_json()), "origins": resolved.origins}
     return document, "\n".join(resolved.lines())
 
@@ -61,9 +61,9 @@ def run_inspect(words: list[str]) -> Outcome:
 
 def run_plan(words: list[str]) -> Outcome:
     """Measure the data set and print the plan with a reason for each decision."""
-    from unetkit.recipe import resolve
+    from unetkit.recipe import AUTO, resolve
 
-    resolved = resolve(words)
+    resolved = resolve(words, AUTO)
     from unetkit.engine.prepare import prepare_plan
 
     plan = prepare_plan(resolved.recipe).plan
@@ -74,7 +74,7 @@ def run_plan(words: list[str]) -> Outcome:
 
 def run_train(words: list[str]) -> Outcome:
     """Train, validate and report; `resume=RUN` goes on where a run stopped."""
-    from unetkit.recipe import resolve
+    from unetkit.recipe import AUTO, resolve
 
     # A resumed run must end as if it had never stopped, so that nothing of its recipe can be changed.
     resume = [w.partition("=")[2] for w in words if w.startswith("resume=")]
@@ -85,7 +85,7 @@ def run_train(words: list[str]) -> Outcome:
         raise RecipeError(
             f"resume goes on with the run's own recipe; drop {' '.join(rest)}, or train anew without resume"
         )
-    resolved = None if resume else resolve(rest)
+    resolved = None if resume else resolve(rest, AUTO)
     from unetkit.engine.memory import keep_heap
     from unetkit.engine.train import train
 

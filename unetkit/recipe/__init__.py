@@ -2,7 +2,7 @@
 
 from unetkit.recipe.faults import explain_faults
 from unetkit.recipe.find import find_recipe, list_recipes
-from unetkit.recipe.merge import Resolved, resolve
+from unetkit.recipe.merge import AUTO, Resolved, resolve
 from unetkit.recipe.schema import (
     AugmentSection,
     DataSection,
@@ -17,6 +17,7 @@ from unetkit.recipe.schema import (
 )
 
 __all__ = [
+    "AUTO",
     "AugmentSection",
     "DataSection",
     "EvaluateSection",

@@ -52,6 +52,10 @@ def flatten_recipe(recipe: Recipe) -> dict[str, Any]:
     return flat
 
 
+AUTO = "auto"
+"""The recipe of a command line that names none."""
+
+
 def resolve(words: Iterable[str] = (), recipe: str | None = None) -> Resolved:
     """Read a recipe (name or path) and apply `key=value` words to it.
 
