@@ -24,6 +24,7 @@ from unetkit.cli import main
 from unetkit.data.volumes import read_volume
 
 SMALL = (
+    "model.name=unet",
     "model.widths=[4,8]",
     "train.epochs=1",
     "train.steps_per_epoch=2",
