@@ -10,7 +10,7 @@ from scipy import ndimage
 from unetkit.data.augment import Sample, augment, change_intensities, source_box
 from unetkit.data.augment_draw import Draw, draw_sample
 from unetkit.data.augment_table import PRESETS, Table, decide_table, swapped_classes
-from unetkit.data.sampling import random_stream
+from unetkit.data.streams import random_stream
 from unetkit.errors import RecipeError
 from unetkit.plan.plan import Normalization, Plan
 from unetkit.recipe.schema import AugmentSection

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from unetkit.data.locations import find_locations
 from unetkit.data.preprocess import Geometry, Prepared
-from unetkit.data.sampling import PAD_VALUE, Patch, PatchSampler, SamplingRule, cut, find_locations
+from unetkit.data.sampling import PAD_VALUE, Patch, PatchSampler, SamplingRule, cut
 from unetkit.errors import DataError
 from unetkit.types import IGNORE
 

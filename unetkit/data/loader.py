@@ -25,7 +25,8 @@ from unetkit.data.augment import Sample, augment, source_box
 from unetkit.data.augment_draw import draw_sample
 from unetkit.data.augment_table import Table, decide_table
 from unetkit.data.preprocess import Prepared
-from unetkit.data.sampling import AUGMENTATION, PatchSampler, SamplingRule, cut, random_stream
+from unetkit.data.sampling import PatchSampler, SamplingRule, cut
+from unetkit.data.streams import AUGMENTATION, random_stream
 from unetkit.errors import DataError, UnetkitError
 from unetkit.plan.plan import Plan
 from unetkit.recipe.schema import Recipe

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unetkit.data.locations import Locations
 from unetkit.data.normalize import normalize, object_mask
 from unetkit.data.resample import resize, resize_labels, separate_axis, target_shape
 from unetkit.errors import DataError, ShapeError
@@ -59,12 +60,17 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A case as the network sees it: `data` float32 [C, *S], `label` encoded uint8 [L, *S] or None."""
+    """A case as the network sees it: `data` [C, *S], `label` encoded uint8 [L, *S] or None.
+
+    `data` is float32, or what a store holds it in (see `data/store`), and then perhaps mapped from a file. `locations`
+    says where the label's classes are, as far as somebody has looked already.
+    """
 
     id: str
     data: np.ndarray
     label: np.ndarray | None
     geometry: Geometry
+    locations: Locations | None = None
 
 
 def preprocess(image: Volume, label: Volume | None, plan: Plan, *, case_id: str | None = None) -> Prepared:
@@ -75,12 +81,18 @@ def preprocess(image: Volume, label: Volume | None, plan: Plan, *, case_id: str 
     Raises ShapeError if image, label and plan disagree in channels, axes or shape; DataError for NaN voxels or a
     broken affine.
     """
-    _check(image, label, plan)
+    data, geometry = prepare_image(image, plan)
+    target = None if label is None else prepare_label(label, geometry, plan)
+    return Prepared(case_id or image.source or "", data, target, geometry)
+
+
+def prepare_image(image: Volume, plan: Plan) -> tuple[np.ndarray, Geometry]:
+    """Return the image float32 [C, *P] as the network sees it, and how it came to be. Raises as `preprocess`."""
+    _check(image, plan)
     axes, flips = _orientation(image, plan.transpose)
     data = _oriented(image.data, axes, flips)
     box = nonzero_box(data) if plan.crop_nonzero else tuple((0, n) for n in data.shape[1:])
-    window = (slice(None), *(slice(start, stop) for start, stop in box))
-    data = data[window]
+    data = data[_inside(box)]
     geometry = _geometry(image, axes, flips, box, plan)
     masked = any(rule.scheme == "zscore_mask" for rule in plan.normalization)
     # Before resampling, as nnU-Net: interpolation would blur the zero border that masks rely on.
@@ -88,15 +100,21 @@ def preprocess(image: Volume, label: Volume | None, plan: Plan, *, case_id: str 
     # `corners` is the Synapse protocol: cubic zoom of the image, nearest of the label.
     order = 3 if geometry.corners else int(plan.resampling["image"])
     data = resize(torch.from_numpy(data), geometry.shape, _orders(geometry, order), corners=geometry.corners).numpy()
-    target = None
-    if label is not None:
-        # Flips are views with negative strides, which torch refuses.
-        cut = np.ascontiguousarray(_oriented(label.data, axes, flips)[window])
-        order = 0 if geometry.corners else int(plan.resampling["label"])
-        target = resize_labels(
-            torch.from_numpy(cut), geometry.shape, _orders(geometry, order), corners=geometry.corners
-        ).numpy()
-    return Prepared(case_id or image.source or "", np.ascontiguousarray(data), target, geometry)
+    return np.ascontiguousarray(data), geometry
+
+
+def prepare_label(label: Volume, geometry: Geometry, plan: Plan) -> np.ndarray:
+    """Bring an encoded label [L, *S] to the grid of its prepared image: uint8 [L, *P]. Raises ShapeError."""
+    if label.shape != geometry.input_shape:
+        raise ShapeError(
+            f"{geometry.source or 'the image'}: image {geometry.input_shape} and label {label.shape} differ in shape; "
+            "resave them alike"
+        )
+    # Flips are views with negative strides, which torch refuses.
+    cut = np.ascontiguousarray(_oriented(label.data, geometry.axes, geometry.flips)[_inside(geometry.box)])
+    order = 0 if geometry.corners else int(plan.resampling["label"])
+    orders = _orders(geometry, order)
+    return resize_labels(torch.from_numpy(cut), geometry.shape, orders, corners=geometry.corners).numpy()
 
 
 def restore_labels(labels: np.ndarray, geometry: Geometry, plan: Plan) -> np.ndarray:
@@ -171,7 +189,7 @@ def _scores(logits: Tensor, channel: int, geometry: Geometry) -> Tensor:
     return resize(logits[channel : channel + 1], geometry.cropped_shape, orders, corners=geometry.corners)[0].float()
 
 
-def _check(image: Volume, label: Volume | None, plan: Plan) -> None:
+def _check(image: Volume, plan: Plan) -> None:
     where = image.source or "the image"
     if image.channels != len(plan.channels):
         raise ShapeError(
@@ -181,8 +199,6 @@ def _check(image: Volume, label: Volume | None, plan: Plan) -> None:
     if image.dims < plan.dims or (plan.transpose and len(plan.transpose) != image.dims):
         needed = len(plan.transpose) or plan.dims
         raise ShapeError(f"{where}: an image of {image.dims} axes, the plan is for {needed}; give data of that kind")
-    if label is not None and label.shape != image.shape:
-        raise ShapeError(f"{where}: image {image.shape} and label {label.shape} differ in shape; resave them alike")
 
 
 def _check_restorable(shape: Sequence[int], geometry: Geometry, lead: int = 1) -> None:
@@ -256,6 +272,11 @@ def _geometry(
         source=image.source,
         header=image.header,
     )
+
+
+def _inside(box: Sequence[tuple[int, int]]) -> tuple[slice, ...]:
+    """All channels of a box."""
+    return (slice(None), *(slice(start, stop) for start, stop in box))
 
 
 def _orders(geometry: Geometry, order: int) -> tuple[int, ...]:

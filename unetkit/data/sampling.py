@@ -5,88 +5,20 @@ the epoch shuffles. Patches of a batch's tail are centred on foreground (nnU-Net
 Nothing is remembered between samples, so any step can be made first, and by any process.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from unetkit.data.locations import Locations, find_locations
 from unetkit.data.preprocess import Prepared
+from unetkit.data.streams import ORDER, PATCHES, random_stream
 from unetkit.errors import DataError
 from unetkit.types import IGNORE
 
 PAD_VALUE = 0.0
 """Intensity outside an image, after normalisation; the same as in sliding windows."""
-
-PATCHES, AUGMENTATION, ORDER, LOCATIONS = range(4)
-"""Independent streams of random numbers."""
-
-_KEEP = 10_000
-_KEEP_SHARE = 0.01
-
-
-def random_stream(stream: int, seed: int, *counters: int) -> np.random.Generator:
-    """Return the generator that belongs to this stream, seed and counters, and to no others."""
-    # Counter-based and seeded by place: the stream of step 10 exists without those of steps 0 to 9.
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([stream, seed % 2**64, *counters])))
-
-
-@dataclass(frozen=True, eq=False)
-class Locations:
-    """Where each class of a case is: flat indices into *S of a random part of its voxels, and how many there are.
-
-    `voxels` and `counts` are keyed by class 1..K (or region number from 1). `annotated` holds voxels that
-    are not IGNORE, or is None if none is ignored.
-    """
-
-    shape: tuple[int, ...]
-    voxels: dict[int, np.ndarray]
-    counts: dict[int, int]
-    annotated: np.ndarray | None = None
-
-    def draw(self, rng: np.random.Generator, balance: bool) -> tuple[int, ...] | None:
-        """Return a foreground voxel, its class drawn uniformly (`balance`) or by size; None without foreground."""
-        if not self.voxels:
-            return None
-        classes = sorted(self.voxels)
-        sizes = np.array([self.counts[c] for c in classes], float)
-        # By class first: else large organs would take all foreground patches from small ones.
-        chosen = classes[rng.integers(len(classes)) if balance else rng.choice(len(classes), p=sizes / sizes.sum())]
-        return self._voxel(self.voxels[chosen], rng)
-
-    def draw_annotated(self, rng: np.random.Generator) -> tuple[int, ...] | None:
-        """Return a voxel that is not ignored, or None where that is no restriction."""
-        return None if self.annotated is None else self._voxel(self.annotated, rng)
-
-    def _voxel(self, flat: np.ndarray, rng: np.random.Generator) -> tuple[int, ...]:
-        return tuple(int(i) for i in np.unravel_index(flat[rng.integers(len(flat))], self.shape))
-
-
-def find_locations(label: np.ndarray, *, regions: bool = False) -> Locations:
-    """Index an encoded label uint8 [L, *S]: per class 10 000 voxels or 1 %, whichever is more (nnU-Net's rule)."""
-    rng = random_stream(LOCATIONS, 0)
-    voxels, counts = {}, {}
-    planes: Iterable[tuple[int, np.ndarray]]
-    if regions:
-        planes = ((r + 1, channel == 1) for r, channel in enumerate(label))
-    else:
-        present = np.flatnonzero(np.bincount(label.ravel(), minlength=256))
-        planes = ((int(c), label[0] == c) for c in present if c not in (0, IGNORE))
-    for number, mask in planes:
-        found = np.flatnonzero(mask)
-        if len(found):
-            counts[number] = len(found)
-            voxels[number] = _some(found, rng)
-    ignored = (label == IGNORE).any(axis=0)
-    annotated = _some(np.flatnonzero(~ignored), rng) if ignored.any() and not ignored.all() else None
-    return Locations(label.shape[1:], voxels, counts, annotated)
-
-
-def _some(flat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    keep = min(len(flat), max(_KEEP, int(len(flat) * _KEEP_SHARE)))
-    if keep < len(flat):
-        flat = np.sort(flat[rng.choice(len(flat), keep, replace=False)])
-    return flat.astype(np.uint32) if flat[-1] < 2**32 else flat
 
 
 @dataclass(frozen=True)
