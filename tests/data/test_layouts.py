@@ -199,6 +199,32 @@ def test_nnunet_version_1_names_its_labels_by_value(tmp_path):
     assert (found.layout, found.channels, found.labels.classes) == ("nnunet", ("MRI",), ("liver",))
 
 
+def test_nnunet_splits_beside_the_data_become_folds(tmp_path):
+    nnunet(tmp_path, {"background": 0, "liver": 1})
+    folds = [{"train": ["a_002"], "val": ["a_001"]}, {"train": ["a_001"], "val": ["a_002"]}]
+    write_json(tmp_path / "splits_final.json", folds)
+    assert [(case.id, case.fold) for case in opened(tmp_path).cases] == [("a_001", 0), ("a_002", 1), ("a_003", None)]
+    write_json(tmp_path / "splits_final.json", [folds[0], folds[0]])
+    found = opened(tmp_path)
+    assert {case.fold for case in found.cases} == {None}
+    assert "splits_final.json: cases validate in several folds, which is no partition; not used" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({}, "needs a list with train and val of each fold"),
+        ([{"train": ["a_001"]}], "fold 0 has no list of val cases"),
+        ([{"train": [], "val": ["a_003"]}], "a_003 validates, but is no training case"),
+    ],
+)
+def test_nnunet_splits_that_cannot_be_followed_are_named(tmp_path, tree, message):
+    nnunet(tmp_path, {"background": 0, "liver": 1})
+    write_json(tmp_path / "splits_final.json", tree)
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path)
+
+
 def test_nnunet_without_a_label_notes_the_case(tmp_path):
     nnunet(tmp_path, {"background": 0, "liver": 1})
     (tmp_path / "labelsTr" / "a_002.nii.gz").unlink()

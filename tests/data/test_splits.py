@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from unetkit.data.datasets import Dataset
-from unetkit.data.splits import Split, group_of, make_split
+from unetkit.data.splits import Split, group_of, make_split, make_splits
 from unetkit.errors import DataError, RecipeError
 from unetkit.recipe.schema import SplitSection
 from unetkit.types import Case, Labels
@@ -87,6 +87,25 @@ def test_stated_folds_decide_who_validates():
     assert make_split(dataset(cases), SplitSection()).val == ("c0", "c2", "c4")
     with pytest.raises(RecipeError, match=r"fold=3: the data set states folds \[0, 1\]"):
         make_split(dataset(cases), SplitSection(kind="kfold", fold=3))
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_all_folds_are_parts_of_one_partition(folds):
+    cases = [case(f"c{n}", f"p{n // 2}", fold=folds and n // 2 % folds) for n in range(16)]
+    found = make_splits(dataset(cases), SplitSection(kind="kfold", fold="all", test_fraction=0.1))
+    assert list(found) == list(range(folds or 5))
+    assert {split.test for split in found.values()} == {found[0].test}
+    kept = [c.id for c in cases if c.id not in found[0].test]
+    assert sorted(chain(*(split.val for split in found.values()))) == sorted(kept)
+    assert all(set(split.train) == set(kept) - set(split.val) for split in found.values())
+
+
+def test_one_fold_is_one_split_unless_the_whole_is_asked_for():
+    section = SplitSection(kind="kfold", fold=2)
+    assert make_splits(dataset(TEN), section) == {2: make_split(dataset(TEN), section)}
+    assert list(make_splits(dataset(TEN), section, whole=True)) == [0, 1, 2, 3, 4]
+    with pytest.raises(RecipeError, match="fold=all is a split for each fold"):
+        make_split(dataset(TEN), SplitSection(kind="kfold", fold="all"))
 
 
 def test_further_test_sets_are_kept_apart():

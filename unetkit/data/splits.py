@@ -62,7 +62,9 @@ def make_split(dataset: Dataset, section: SplitSection) -> Split:
     a group; RecipeError for ids that do not exist and settings that contradict the data.
     """
     require_trainable(dataset)
-    cases = [case for case in dataset.labelled if not (case.split or "").startswith("test_")]
+    if section.fold == "all":
+        raise RecipeError("data.split.fold=all is a split for each fold, and here one is needed; give its number")
+    cases = _usable(dataset)
     if section.train is not None or section.val is not None or section.test is not None:
         draft = _by_lists(cases, section)
     elif section.kind == "fixed" and not any(case.split for case in cases):
@@ -77,6 +79,39 @@ def make_split(dataset: Dataset, section: SplitSection) -> Split:
     if draft.val is None:
         _hold_out(draft, section)
     return _checked(dataset, draft, section)
+
+
+def make_splits(dataset: Dataset, section: SplitSection, whole: bool = False) -> dict[int, Split]:
+    """Return a split for each fold that the section asks for, all parts of one partition.
+
+    `whole`: every fold, whichever the section names. Raises as `make_split`, and DataError for a case that
+    validates in two folds.
+    """
+    require_trainable(dataset)
+    folds = _folds(dataset, section) if whole or section.fold == "all" else (section.fold,)
+    splits = {fold: make_split(dataset, section.model_copy(update={"fold": fold})) for fold in folds}
+    owner: dict[str, int] = {}
+    for fold, split in splits.items():
+        for name in split.val:
+            if owner.setdefault(name, fold) != fold:
+                raise DataError(f"case {name} validates in fold {owner[name]} and in fold {fold}; keep it in one")
+    return splits
+
+
+def _folds(dataset: Dataset, section: SplitSection) -> tuple[int, ...]:
+    """Return all folds: those that the data set states, or as many as the recipe draws."""
+    pool = [case for case in _usable(dataset) if case.split != "test"]
+    stated = {case.fold for case in pool if case.fold is not None}
+    return tuple(sorted(stated)) if _states_folds(pool) else tuple(range(section.folds))
+
+
+def _usable(dataset: Dataset) -> list[Case]:
+    return [case for case in dataset.labelled if not (case.split or "").startswith("test_")]
+
+
+def _states_folds(pool: Sequence[Case]) -> bool:
+    """A data set that gives some cases a fold means the others to train in every one."""
+    return any(case.fold is not None for case in pool)
 
 
 def group_of(case: Case) -> str:
@@ -127,7 +162,7 @@ def _as_stated(cases: Sequence[Case], section: SplitSection) -> _Draft:
     train = _without(pool, test)
     if sides["val"]:
         return _Draft(train, sides["val"], test, how)
-    if any(case.fold is not None for case in train):
+    if _states_folds(train):
         return _by_fold(train, test, section, how)
     return _Draft(train, None, test, how)
 
@@ -149,7 +184,7 @@ def _drawn(cases: Sequence[Case], section: SplitSection) -> _Draft:
     pool = _without(cases, test)
     if section.kind != "kfold":
         return _Draft(pool, None, test, how)
-    if pool and all(case.fold is not None for case in pool):
+    if _states_folds(pool):
         return _by_fold(pool, test, section, how)
     groups = shuffled({group_of(case) for case in pool}, section.seed)
     if len(groups) < section.folds:
