@@ -18,6 +18,7 @@ from unetkit.engine.prepare import Preparation, prepare_plan
 from unetkit.engine.run_folder import RunFolder, new_run_folder
 from unetkit.errors import RecipeError
 from unetkit.infer.device import pick_device
+from unetkit.recipe.merge import AUTO
 from unetkit.recipe.schema import Recipe
 from unetkit.registry import model_info
 
@@ -62,7 +63,8 @@ def reopen_task(path: Path) -> Task:
 def _title(recipe: Recipe, source: str | None) -> str:
     """Return recipe (else model) and data set as part of a folder name."""
     data = recipe.data.dataset or Path(os.path.expanduser(recipe.data.root or "data")).resolve().name
-    first = Path(source).stem if source else recipe.model.name
+    # a recipe that nobody named says less than the model
+    first = Path(source).stem if source not in (None, AUTO) else recipe.model.name
     return re.sub(r"[^\w.-]+", "_", f"{first}_{data}")
 
 
