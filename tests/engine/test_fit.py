@@ -12,7 +12,7 @@ from tiny_task import PLAN, SquareLoader, TinyNet, build, small_recipe
 
 from unetkit.checkpoint import load_checkpoint
 from unetkit.engine.faults import Load, explained, out_of_memory
-from unetkit.engine.fit import READ_EVERY, fit
+from unetkit.engine.fit import READ_EVERY, Score, fit
 from unetkit.engine.log import RunLog, read_log
 from unetkit.engine.state import LAST, Progress, Saver
 from unetkit.errors import CheckpointError, RecipeError
@@ -142,6 +142,40 @@ def test_time_that_is_over_at_the_end_of_an_epoch_validates_too(make_job):
     progress = fit(job, build(recipe))
     validated = [r["step"] for r in read_log(job.folder / "log.jsonl") if "val_dice" in r]
     assert validated == [progress.step]
+
+
+class Scripted:
+    """Validation scores as a list says, NaN after its end; number `interrupt` raises KeyboardInterrupt."""
+
+    def __init__(self, *scores: float, interrupt: int | None = None) -> None:
+        self.scores, self.interrupt, self.calls = [*scores], interrupt, 0
+
+    def __call__(self, network: torch.nn.Module) -> Score:
+        self.calls += 1
+        if self.calls == self.interrupt:
+            raise KeyboardInterrupt
+        mean = self.scores.pop(0) if self.scores else float("nan")
+        return Score(mean, {"square": mean})
+
+
+def test_patience_ends_after_so_many_validations_without_a_better_one(make_job, capsys):
+    recipe = small_recipe(epochs=20, patience=2)
+    job = replace(make_job(recipe), validate=Scripted(0.2, 0.5, 0.5, 0.6, 0.1), shown=True)
+    progress = fit(job, build(recipe))
+    assert (progress.epochs, progress.best, progress.best_step) == (6, 0.6, 28)  # an equal one is not better, nor NaN
+    last = read_log(job.folder / "log.jsonl")[-1]
+    assert last["stopped"] == "train.patience=2 validations, none better than 0.6000 of step 28"
+    assert f"stopped early: {last['stopped']}" in capsys.readouterr().err
+    assert fit(job, build(recipe)).step == progress.step  # resumed it stays ended
+
+
+def test_patience_goes_on_counting_after_a_restart(make_job):
+    recipe = small_recipe(epochs=20, patience=3)
+    job = replace(make_job(recipe), validate=Scripted(0.5, 0.4, interrupt=3))
+    with pytest.raises(KeyboardInterrupt):
+        fit(job, build(recipe))
+    progress = fit(replace(job, validate=Scripted(0.3, 0.2)), build(recipe))
+    assert (progress.epochs, progress.stale) == (4, 3)
 
 
 def test_a_checkpoint_of_another_network_is_refused(make_job):

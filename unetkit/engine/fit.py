@@ -62,7 +62,7 @@ class Job:
 
 
 def fit(job: Job, stepper: Stepper) -> Progress:
-    """Train to the end of the recipe, or until its minutes are over, going on from the folder's last checkpoint.
+    """Train to the end of the recipe, its minutes or its patience, going on from the folder's last checkpoint.
 
     On Ctrl-C the last checkpoint is saved, then KeyboardInterrupt raised. Raises RecipeError for a loss that is not
     finite or a full memory, CheckpointError if a checkpoint cannot be written.
@@ -91,7 +91,7 @@ class _Loop:
         self.saved = self.looked = time.monotonic()
         self.waited = 0.0
         self.first = progress.step + 1
-        self.over = self._out_of_time()
+        self.stopped = self._why_to_stop()
 
     def run(self) -> Progress:
         try:
@@ -113,7 +113,7 @@ class _Loop:
         # the loader counts batches, a step takes several
         source = self.job.loader.batches(self.progress.step * self.settings.accumulate)
         try:
-            while self.progress.step < self.job.steps and not self.over:
+            while self.progress.step < self.job.steps and not self.stopped:
                 self._step(source)
                 self._after_step()
         finally:
@@ -143,15 +143,22 @@ class _Loop:
         base = self.settings.optimizer.lr
         return learning_rate(self.settings.schedule, base, step, self.job.steps, self.job.steps_per_epoch)
 
-    def _out_of_time(self) -> bool:
-        limit = self.settings.max_minutes
-        return limit is not None and time.monotonic() - self.started > 60 * limit
+    def _why_to_stop(self) -> str:
+        """Return why training ends before its last epoch, or nothing."""
+        limit, patience = self.settings.max_minutes, self.settings.patience
+        if limit is not None and time.monotonic() - self.started > 60 * limit:
+            return f"train.max_minutes={limit:g} are over"
+        if patience is not None and self.progress.stale >= patience:
+            best, since = self.progress.best, self.progress.best_step
+            scored = "no validation had a score" if best is None else f"none better than {best:.4f} of step {since}"
+            return f"train.patience={patience} validations, {scored}"
+        return ""
 
     def _after_step(self) -> None:
         self.display.step()
         step = self.progress.step
         # asked once a step: an epoch that closes now must know whether it is the last one, to validate
-        self.over = self._out_of_time()
+        self.stopped = self._why_to_stop()
         if step == self.first and self.stepper.fallback:
             self.display.say(f"train.compile: not compiled, going on without ({self.stepper.fallback})")
         if step % READ_EVERY == 0:
@@ -194,9 +201,12 @@ class _Loop:
         self._look()
         total, count = self.progress.losses
         record: dict[str, Any] = {"step": step, "epoch": epoch, "epoch_loss": total / max(count, 1)}
-        final = force or self.over or step == self.job.steps
+        final = force or bool(self.stopped) or step == self.job.steps
         if final or epoch % self.settings.validate_every == 0:
             record |= self._validate()
+            self.stopped = self._why_to_stop()
+        if self.stopped and step < self.job.steps:
+            record["stopped"] = self.stopped
         record["seconds"] = self._clock()
         self.log.write(record)
         self.display.say(_line(record, self.settings.epochs))
@@ -211,10 +221,12 @@ class _Loop:
         self.stepper.network.train()  # without an average it is the one that was validated
         best = self.progress.best
         if not math.isnan(score.mean) and (best is None or score.mean > best):
-            self.progress = replace(self.progress, best=score.mean, best_step=self.progress.step)
+            self.progress = replace(self.progress, best=score.mean, best_step=self.progress.step, stale=0)
             self._clock()
             if self.settings.select == "best":  # or prediction would take it
                 self.saver.save(BEST, self.stepper, self.progress)
+        else:
+            self.progress = replace(self.progress, stale=self.progress.stale + 1)
         return {
             "val_dice": _known(score.mean),
             "val_dice_per_class": {k: _known(v) for k, v in score.per_class.items()},
@@ -240,4 +252,5 @@ def _known(value: float) -> float | None:
 
 def _line(record: dict[str, Any], epochs: int) -> str:
     dice = f", dice {record['val_dice']:.4f}" if record.get("val_dice") is not None else ""
-    return f"epoch {record['epoch']}/{epochs}: loss {record['epoch_loss']:.4f}{dice}, {record['seconds']:.0f} s"
+    line = f"epoch {record['epoch']}/{epochs}: loss {record['epoch_loss']:.4f}{dice}, {record['seconds']:.0f} s"
+    return line + (f"; stopped early: {record['stopped']}" if "stopped" in record else "")

@@ -34,7 +34,7 @@ BEST = "best.safetensors"
 class Progress:
     """Steps and epochs done, the best validation so far, wall-clock seconds, and the running epoch's losses.
 
-    `epochs` counts those that are closed (validated and logged); `log_bytes` is the length of log.jsonl. `threads` are
+    `stale` counts the validations since the best one. `epochs` counts those that are closed (validated and logged); `log_bytes` is the length of log.jsonl. `threads` are
     those that compute on a CPU: how sums are split over threads shows in the last bit, so a resumed run keeps them.
     """
 
@@ -42,6 +42,7 @@ class Progress:
     epochs: int = 0
     best: float | None = None
     best_step: int = 0
+    stale: int = 0
     seconds: float = 0.0
     log_bytes: int = 0
     threads: int = field(default_factory=torch.get_num_threads)

@@ -76,6 +76,11 @@ def _check(recipe: Recipe, preparation: Preparation) -> None:
         raise RecipeError(
             f"train.deep_supervision=true: {info.name} has no lower-resolution outputs; use auto, or another model"
         )
+    if recipe.train.patience is not None and not preparation.split.val:
+        raise RecipeError(
+            f"train.patience={recipe.train.patience}: no case validates, so nothing could end the training; drop it, or "
+            "raise data.split.val_fraction"
+        )
     if recipe.train.tensorboard:
         require_tensorboard()
     if recipe.train.init is not None:

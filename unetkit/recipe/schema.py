@@ -276,7 +276,9 @@ class TrainSection(Section):
     checkpoint_steps: Positive | None = Field(None, description="steps between checkpoints, beside the minutes")
     max_minutes: PositiveFloat | None = Field(None, description="wall-clock limit; training ends and is reported then")
     patience: Positive | None = Field(
-        None, description="validations without a better one after which training ends; null: never"
+        None,
+        description="validations without a better mean Dice after which training ends, wherever the schedule then is; "
+        "null: never",
     )
     parallel: Literal["auto", "ddp", "fsdp"] = Field(
         "auto", description="under torchrun: copies of the network (ddp, auto) or its parameters shared out (fsdp)"
