@@ -9,17 +9,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from unetkit.checkpoint import versions
 from unetkit.engine.log import read_log
 from unetkit.engine.task import Task
-from unetkit.evaluation import Evaluation, evaluate_cases, require_scores, write_evaluation
+from unetkit.evaluation import Evaluation, Sink, evaluate_cases, require_scores, write_evaluation
+from unetkit.infer.folder import write_labels
 from unetkit.infer.predictor import Predictor
 from unetkit.progress import case_bar
 from unetkit.recipe.merge import flatten_recipe
 from unetkit.report import ReportData, overlay_name
+from unetkit.types import Volume
 
+VALIDATION = "validation"
+"""Folder in a run of a study with the label maps of its validation cases."""
 # Which picture stands for the run: the median case shows what to expect.
 _OVERLAYS = ("median", "best", "worst")
 
@@ -81,6 +86,7 @@ def conclude(task: Task, started: float, shown: bool) -> TrainResult:
         task.recipe,
         progress=case_bar("validate", shown),
         about={"title": run.name, "split": side, "run": str(run)},
+        sink=_keeper(run, predictor) if side == "val" and task.folder.in_study else None,
     )
     seconds = time.monotonic() - started
     report = write_evaluation(evaluation, run, _report(task, evaluation, seconds))
@@ -89,6 +95,16 @@ def conclude(task: Task, started: float, shown: bool) -> TrainResult:
     return TrainResult(
         run, report, next(drawn, None), scores["dice"], scores["per_class"], seconds, dict(evaluation.failures)
     )
+
+
+def _keeper(run: Path, predictor: Predictor) -> Sink:
+    """Return what writes the label maps of validation cases, which other runs of the study go on from."""
+    ending = ".nii.gz" if predictor.volumes else ".png"
+
+    def keep(case: str, image: Volume, encoded: np.ndarray) -> None:
+        write_labels(image, encoded, predictor.plan.labels, run / VALIDATION / f"{case}{ending}")
+
+    return keep
 
 
 def judged_on(task: Task) -> tuple[str, tuple[str, ...]]:
@@ -115,6 +131,8 @@ def _report(task: Task, evaluation: Evaluation, seconds: float) -> ReportData:
         "Batch": str(plan.batch_size),
         "Time": f"{seconds / 60:.1f} min",
     }
+    if history and "stopped" in history[-1]:
+        facts["Stopped early"] = history[-1]["stopped"]
     return replace(
         report,
         history=history,

@@ -20,6 +20,8 @@ from unetkit.recipe.merge import recipe_from_json
 from unetkit.recipe.schema import Recipe
 
 RECIPE, ORIGINS, PLAN, SPLIT = "recipe.yaml", "origins.json", "plan.json", "split.json"
+STUDY = "study.json"
+"""In the folder of a study, whose runs lie two levels below: STUDY/CONFIGURATION/fold_N."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class RunFolder:
     path: Path
     made: tuple[Path, ...] = ()
     """Folders that were made for a new run, innermost first."""
+
+    @property
+    def in_study(self) -> bool:
+        """Whether the run is one of several that a study holds together."""
+        return (self.path.resolve().parent.parent / STUDY).is_file()
 
     def write(self, recipe: Recipe, origins: Mapping[str, str], plan: Plan, split: Split) -> None:
         """Write what the run depends on. Raises RecipeError if the folder cannot be written."""

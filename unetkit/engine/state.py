@@ -34,8 +34,9 @@ BEST = "best.safetensors"
 class Progress:
     """Steps and epochs done, the best validation so far, wall-clock seconds, and the running epoch's losses.
 
-    `stale` counts the validations since the best one. `epochs` counts those that are closed (validated and logged); `log_bytes` is the length of log.jsonl. `threads` are
-    those that compute on a CPU: how sums are split over threads shows in the last bit, so a resumed run keeps them.
+    `stale` counts the validations since the best one. `epochs` counts those that are closed (validated and logged);
+    `log_bytes` is the length of log.jsonl. `threads` are those that compute on a CPU: how sums are split over threads
+    shows in the last bit, so a resumed run keeps them.
     """
 
     step: int = 0

@@ -78,8 +78,8 @@ def _check(recipe: Recipe, preparation: Preparation) -> None:
         )
     if recipe.train.patience is not None and not preparation.split.val:
         raise RecipeError(
-            f"train.patience={recipe.train.patience}: no case validates, so nothing could end the training; drop it, or "
-            "raise data.split.val_fraction"
+            f"train.patience={recipe.train.patience}: no case validates, so nothing could end the training; drop it, "
+            "or raise data.split.val_fraction"
         )
     if recipe.train.tensorboard:
         require_tensorboard()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from pydantic import ValidationError
 
 from unetkit.checkpoint import read_recipe
@@ -23,9 +24,11 @@ from unetkit.infer.predictor import Predictor
 from unetkit.progress import Progress
 from unetkit.recipe import explain_faults
 from unetkit.recipe.schema import Recipe, Section
-from unetkit.types import Case
+from unetkit.types import Case, Volume
 
 AnySection = TypeVar("AnySection", bound=Section)
+Sink = Callable[[str, Volume, np.ndarray], None]
+"""Called with case id, image and predicted labels uint8 [L, *S] on its grid, so that none is predicted twice."""
 
 
 def evaluate_cases(
@@ -36,16 +39,18 @@ def evaluate_cases(
     *,
     progress: Progress | None = None,
     about: Mapping[str, str] | None = None,
+    sink: Sink | None = None,
 ) -> Evaluation:
     """Predict cases of a data set and score them on their own grid, by the recipe's `evaluate` section.
 
     A case that fails is named in `failures` and the others go on; `require_scores` tells whether any is left.
-    `progress` is called with (cases, of all); `about` adds to what is known of model and data set.
+    `progress` is called with (cases, of all); `about` adds to what is known of model and data set; `sink` gets every
+    prediction, before its case counts as scored.
     """
     tally = Tally(predictor.plan.labels, recipe.evaluate)
     for number, case_id in enumerate(case_ids, start=1):
         try:
-            _score(predictor, dataset.case(case_id), tally)
+            _score(predictor, dataset.case(case_id), tally, sink)
         # What is the fault of one case's files or size ends that case; anything else is a bug and ends the run.
         except (UnetkitError, MemoryError) as error:
             tally.failures[case_id] = str(error) if isinstance(error, UnetkitError) else "not enough memory"
@@ -60,7 +65,7 @@ def about_dataset(dataset: Dataset) -> dict[str, str]:
     return {"dataset": dataset.name, "generated": "yes" if known is not None and known.generated else "no"}
 
 
-def _score(predictor: Predictor, case: Case, tally: Tally) -> None:
+def _score(predictor: Predictor, case: Case, tally: Tally, sink: Sink | None) -> None:
     # The label goes a way of its own: only the network's output passes through preprocessing and back, so that what
     # resampling loses is counted against the prediction.
     image, label = read_case(case, tally.labels)
@@ -68,6 +73,8 @@ def _score(predictor: Predictor, case: Case, tally: Tally) -> None:
         raise DataError(f"case {case.id}: has no label to score against; add one, or leave the case out")
     check_image(image, predictor.plan)
     encoded = predictor.encoded(preprocess(image, None, predictor.plan, case_id=case.id))
+    if sink is not None:
+        sink(case.id, image, encoded)
     tally.score(case.id, image, encoded, label.data)
 
 

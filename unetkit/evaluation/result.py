@@ -127,6 +127,34 @@ def write_evaluation(evaluation: Evaluation, folder: Path, report: ReportData | 
     return write_report(folder, report or evaluation.report())
 
 
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read back the metrics.json of a folder: all but the pictures; what was undefined or infinite is NaN.
+
+    Raises DataError if it is not there or damaged.
+    """
+    path = folder / "metrics.json"
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        return Evaluation(
+            rows=_numbers(tree["cases"]),
+            summary=_numbers(tree["summary"]),
+            definitions=tree["definitions"],
+            classes=tuple(tree["per_class"]),
+            failures=tree["failures"],
+            about=tree["about"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read as metrics of unetkit ({error}); evaluate again") from error
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return math.nan if value is None else value
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}

@@ -20,7 +20,7 @@ from unetkit.errors import DataError, UnetkitError
 from unetkit.infer.inputs import check_image
 from unetkit.infer.predictor import Predictor
 from unetkit.progress import Progress
-from unetkit.types import Case, Volume
+from unetkit.types import Case, Labels, Volume
 
 # nnU-Net's way to name the channels of a case: four digits at the end.
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
@@ -246,6 +246,14 @@ class _Line:
     def _fail(self, job: Job, error: Exception) -> None:
         text = str(error) if isinstance(error, UnetkitError) else "not enough memory for this case"
         self.summary.failed.append({"case": job.case.id, "error": text})
+
+
+def write_labels(image: Volume, encoded: np.ndarray, labels: Labels, path: Path) -> None:
+    """Write encoded labels uint8 [L, *S] of an image as a file with the values of the training labels.
+
+    It is there whole or not at all. Raises DataError if it cannot be written.
+    """
+    write_volume(replace(image, data=decode(encoded, labels)[None]), path)
 
 
 def _write(job: Job, label: Volume, chances: np.ndarray | None) -> None:
