@@ -35,7 +35,8 @@ class ModelInfo:
     per axis where axes differ); `fixed`: the input must have the patch size the model was built for;
     `square`: all sides equal; `params` holds the published parameter count per dims, at `params_at`
     (in_channels, num_classes, patch_size) per dims; `needs` are optional packages; `options` maps
-    each option of the builder to its default, filled in from its signature.
+    each option of the builder to its default, filled in from its signature. `presets`: the planners of nnU-Net that
+    were made for this network, its own default first.
     """
 
     title: str
@@ -52,6 +53,7 @@ class ModelInfo:
     params: dict[int, int] = field(default_factory=dict)
     params_at: dict[int, tuple[int, int, tuple[int, ...]]] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    presets: tuple[str, ...] = ()
     notes: str = ""
     name: str = ""
     module: str = ""

@@ -12,11 +12,12 @@ CLOSE = 2.0
 
 
 def pool_topology(
-    patch_size: Sequence[int], spacing: Sequence[float], min_edge: int = 4
+    patch_size: Sequence[float], spacing: Sequence[float], min_edge: int = 4
 ) -> tuple[Sizes, Sizes, tuple[int, ...]]:
     """Return (strides, kernels, divisor): one stride and kernel per stage, and what each patch side must divide by.
 
-    `patch_size` is in voxels, `spacing` in mm, same axes; no axis becomes shorter than `min_edge` voxels.
+    `patch_size` is in voxels (the halves of a median size count), `spacing` in mm, same axes; no axis becomes shorter
+    than `min_edge` voxels.
     The first stride is 1 on every axis; the last kernel, that of the bottleneck, is 3 on every axis.
     """
     size, spacing = list(patch_size), list(spacing)
@@ -37,7 +38,7 @@ def pool_topology(
     return tuple(strides), tuple(kernels), tuple(2**n for n in pools)
 
 
-def _axes_to_pool(size: Sequence[int], spacing: Sequence[float], min_edge: int) -> list[int]:
+def _axes_to_pool(size: Sequence[float], spacing: Sequence[float], min_edge: int) -> list[int]:
     """Return the axes that are long enough and fine enough to be halved next; empty ends the pooling."""
     long = [a for a, n in enumerate(size) if n >= 2 * min_edge]
     if not long:

@@ -67,7 +67,8 @@ def test_thick_slices_as_nnunet_plans_prostate():
 def test_every_choice_has_a_reason_with_its_numbers():
     plan = decide(volumes(), recipe(), FOLLOWS)
     fields = {"spacing", "transpose", "patch_size", "batch_size", "normalization", "strides", "kernels", "widths"}
-    assert fields | {"crop_nonzero", "mirror_axes", "resampling"} == set(plan.reasons)
+    fields |= {"crop_nonzero", "mirror_axes", "resampling", "configuration", "batch_dice"}
+    assert fields == set(plan.reasons)
     assert "3.6 mm" in plan.reasons["transpose"]
     assert "20 x 320 x 319" in plan.reasons["patch_size"]
     assert "-100 to 240 with foreground mean 90" in plan.reasons["normalization"]

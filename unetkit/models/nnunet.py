@@ -128,6 +128,7 @@ def _with_stem(residual: Stage) -> Stage:
         source=("github:MIC-DKFZ/dynamic-network-architectures", "d35f85c", "Apache-2.0"),
         params={2: 46324558, 3: 31195594},
         params_at={2: (1, 2, (512, 512)), 3: (1, 2, (128, 128, 128))},
+        presets=("plain",),
         notes="sides must be multiples of the product of strides, which follow from the patch or the plan; "
         "without deep supervision the lower heads are built but unused",
     )
@@ -164,6 +165,7 @@ def plain_unet(
         source=("github:MIC-DKFZ/dynamic-network-architectures", "d35f85c", "Apache-2.0"),
         params={2: 140017038, 3: 102349770},
         params_at={2: (1, 2, (512, 512)), 3: (1, 2, (128, 128, 128))},
+        presets=("M", "L", "XL"),
         notes="M, L and XL are memory budgets of the planner, not networks; sides as plain_unet; "
         "without deep supervision the lower heads are built but unused",
     )

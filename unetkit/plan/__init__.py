@@ -9,11 +9,18 @@ from unetkit.plan.plan import Normalization, Plan
 
 if TYPE_CHECKING:
     from unetkit.plan.fingerprint import Fingerprint, measure
-    from unetkit.plan.rules import decide
+    from unetkit.plan.nnunet import nnunet_plan
+    from unetkit.plan.rules import configurations_for, decide
 
-__all__ = ["Fingerprint", "Normalization", "Plan", "decide", "measure"]
+__all__ = ["Fingerprint", "Normalization", "Plan", "configurations_for", "decide", "measure", "nnunet_plan"]
 
-_HOME = {"Fingerprint": "fingerprint", "measure": "fingerprint", "decide": "rules"}
+_HOME = {
+    "Fingerprint": "fingerprint",
+    "configurations_for": "rules",
+    "decide": "rules",
+    "measure": "fingerprint",
+    "nnunet_plan": "nnunet",
+}
 
 
 def __getattr__(name: str) -> Any:

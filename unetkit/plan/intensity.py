@@ -16,14 +16,15 @@ _SQUASHED = 0.01
 
 
 def choose_normalization(
-    fingerprint: Fingerprint, section: DataSection, cropped: bool
+    fingerprint: Fingerprint, section: DataSection, cropped: bool, planner: str = "unetkit"
 ) -> tuple[tuple[Normalization, ...], str]:
     """Return the rule of each channel and the reason.
 
-    `cropped`: the zero border is cut away, so that a small rest tells of masked images.
+    `cropped`: the zero border is cut away, so that a small rest tells of masked images. nnU-Net's planner knows
+    colour pictures by their channels' names alone.
     Raises RecipeError if a range is given that no channel uses, or that leaves nearly nothing of the images.
     """
-    chosen = [_scheme(name, fingerprint, section, cropped) for name in fingerprint.channels]
+    chosen = [_scheme(name, fingerprint, section, cropped, planner) for name in fingerprint.channels]
     rules = tuple(
         _rule(scheme, section.clip, intensity)
         for (scheme, _), intensity in zip(chosen, fingerprint.intensities, strict=True)
@@ -39,7 +40,7 @@ def choose_normalization(
     return rules, "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
 
 
-def _scheme(name: str, fingerprint: Fingerprint, section: DataSection, cropped: bool) -> tuple[str, str]:
+def _scheme(name: str, fingerprint: Fingerprint, section: DataSection, cropped: bool, planner: str) -> tuple[str, str]:
     """Return scheme and reason of one channel."""
     if section.normalization != "auto":
         return section.normalization, "as the recipe says"
@@ -47,7 +48,8 @@ def _scheme(name: str, fingerprint: Fingerprint, section: DataSection, cropped: 
         return _BY_NAME[name.lower()], "by the channel's name"
     if section.clip is not None:
         return "clip_minmax", "as the recipe gives a range"
-    if fingerprint.dims == 2 and len(fingerprint.channels) == 3 and all(t in _PIXELS for t in fingerprint.dtypes):
+    pixels = fingerprint.dims == 2 and all(t in _PIXELS for t in fingerprint.dtypes)
+    if planner == "unetkit" and pixels and len(fingerprint.channels) == 3:
         return "rgb", f"as these are colour pictures of {' and '.join(fingerprint.dtypes)}"
     # Skull-stripped and masked images: mean and deviation of mostly zeros would say nothing.
     if cropped and fingerprint.crop_ratio < MASKED_BELOW:

@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from unetkit.data.augment_table import PRESETS
-from unetkit.errors import ModelError, RecipeError
-from unetkit.plan import budget, grid
+from unetkit.errors import RecipeError
+from unetkit.plan import budget, nnunet
+from unetkit.plan.configurations import (
+    CASCADE,
+    FLAT,
+    FULL,
+    LOW,
+    Frame,
+    choose_name,
+    coarse_frame,
+    explain,
+    full_frame,
+    low_stage,
+    no_low_stage,
+    refusal,
+)
 from unetkit.plan.fingerprint import Fingerprint
+from unetkit.plan.grid import ANISOTROPIC, full_grid
 from unetkit.plan.intensity import choose_normalization
+from unetkit.plan.lowres import LowResolution
 from unetkit.plan.plan import Plan
 from unetkit.recipe.schema import Recipe
 from unetkit.registry import ModelInfo, check_size
 from unetkit.topology import Sizes, pool_topology
 
-WORTH_CROPPING = 0.95
-"""Cut the zero border if this share of the volume, or less, is left."""
 _TOPOLOGY = ("strides", "kernels", "widths")
 
 
 def decide(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo) -> Plan:
-    """Return the plan; what the recipe gives is taken as it is.
+    """Return the plan of one configuration; what the recipe gives is taken as it is.
 
-    Raises RecipeError for overrides that contradict each other, the data or the model, ModelError if the model
-    cannot work on such images.
+    Raises RecipeError for overrides that contradict each other, the data or the model, and for a configuration that
+    the data do not have; ModelError if the model cannot work on such images.
     """
     reasons: dict[str, str] = {}
-    frame = _frame(fingerprint, recipe, info, reasons)
-    patch = _patch(frame, recipe, reasons)
-    batch = _batch(frame, patch, recipe, reasons)
+    frame, patch, low = _stage(fingerprint, recipe, info, reasons)
+    batch = _sized_batch(frame, patch, recipe, reasons)
     strides, kernels, widths = _topology(frame, patch, recipe, reasons)
-    rules, reasons["normalization"] = choose_normalization(fingerprint, recipe.data, frame.crop)
+    rules, reasons["normalization"] = choose_normalization(
+        fingerprint, recipe.data, frame.grid.crop, recipe.plan.planner
+    )
     return Plan(
         patch_size=patch,
         batch_size=batch,
@@ -42,119 +56,99 @@ def decide(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo) -> Plan:
         spacing=frame.spacing,
         transpose=frame.transpose,
         resize=recipe.data.resize,
-        crop_nonzero=frame.crop,
+        crop_nonzero=frame.grid.crop,
         resampling=_resampling(frame, recipe, reasons),
         strides=strides,
         kernels=kernels,
         widths=widths,
         mirror_axes=_mirror_axes(frame, recipe, reasons),
+        configuration=frame.name,
+        batch_dice=_batch_dice(frame.name, low is not None, reasons),
+        previous=frame.name == CASCADE,
         reasons=reasons,
     )
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """The grid that sizes are chosen on, all after transposition: `spacing` as in the plan, `setting` for the patch."""
+def configurations_for(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo) -> tuple[str, ...]:
+    """Return the configurations that suit data, model and recipe, whichever the recipe names.
 
-    dims: int
-    transpose: tuple[int, ...]
-    spacing: tuple[float, ...] | None
-    crop: bool
-    setting: budget.Setting
-    dataset_voxels: float
-
-
-def _frame(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo, reasons: dict[str, str]) -> _Frame:
-    """Decide dims, orientation, spacing and crop."""
-    dims = _dims(fingerprint, recipe, info)
-    crop = _crop(fingerprint, recipe, reasons)
-    shapes = fingerprint.cropped if crop else fingerprint.shapes
-    transpose, spacing, actual = _spacing(fingerprint, shapes, recipe, dims, reasons)
-    order = transpose or tuple(range(fingerprint.dims))
-    target = None
-    if spacing is not None:
-        # A 2D network never resamples across slices; their median spacing stands in.
-        target = [actual[0], *spacing] if len(spacing) < len(order) else list(spacing)
-    sizes = grid.median_shape(
-        [[s[a] for a in order] for s in shapes], [[s[a] for a in order] for s in fingerprint.spacings], target
-    )
-    if recipe.data.resize:
-        sizes = (*sizes[:-2], *recipe.data.resize)
-    near = spacing or actual
-    setting = budget.Setting(
-        shape=sizes[-dims:],
-        spacing=tuple(near[-dims:]),
-        num_outputs=len(fingerprint.labels.classes) + 1,
-        memory_gb=budget.memory_target(recipe.plan.memory_gb),
-        info=info,
-    )
-    return _Frame(dims, transpose, spacing, crop, setting, prod(sizes) * len(fingerprint.cases))
+    Raises RecipeError or ModelError if none does.
+    """
+    grid = full_grid(fingerprint, recipe, {})
+    names = [name for name in (FLAT, FULL) if refusal(name, grid, recipe, info) is None]
+    if FULL in names:
+        full = full_frame(grid, FULL, fingerprint, recipe, info)
+        if low_stage(full, _sized_patch(full, recipe, {})) is not None:
+            names += [LOW, CASCADE]
+    free = recipe.model_copy(update={"plan": recipe.plan.model_copy(update={"configuration": None})})
+    return tuple(names) or (choose_name(grid, free, info),)
 
 
-def _dims(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo) -> int:
-    patch = recipe.data.patch_size
-    if patch is not None and len(patch) > fingerprint.dims:
-        raise RecipeError(f"data.patch_size {list(patch)} is for volumes, but the images are 2D; give two numbers")
-    # the widest that both can, unless the recipe says; a 2D network sees volumes slice by slice
-    dims = len(patch) if patch is not None else min(fingerprint.dims, max(info.dims))
-    if dims not in info.dims:
-        raise ModelError(
-            f"{info.name} works in {' and '.join(f'{d}D' for d in info.dims)} only, this needs {dims}D; choose another "
-            f"model, or for volumes a data.patch_size of {info.dims[0]} numbers"
-        )
-    return dims
-
-
-def _crop(fingerprint: Fingerprint, recipe: Recipe, reasons: dict[str, str]) -> bool:
-    asked, ratio = recipe.plan.crop_nonzero, fingerprint.crop_ratio
-    if asked is not None:
-        reasons["crop_nonzero"] = "as the recipe says"
-        return asked
-    if fingerprint.dims == 2 or recipe.data.resize:
-        reasons["crop_nonzero"] = "2D images and resized slices keep their field of view"
-        return False
-    reasons["crop_nonzero"] = f"cutting the zero border leaves {ratio:.0%} of the median case"
-    return ratio <= WORTH_CROPPING
-
-
-def _spacing(
-    fingerprint: Fingerprint, shapes: Any, recipe: Recipe, dims: int, reasons: dict[str, str]
-) -> tuple[tuple[int, ...], tuple[float, ...] | None, tuple[float, ...]]:
-    """Return transpose, the spacing to resample to (None: none), and the median spacing, in mm and transposed."""
+def _stage(
+    fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo, reasons: dict[str, str]
+) -> tuple[Frame, tuple[int, ...], LowResolution | None]:
+    """Return the frame of the configuration, its patch, and the lower resolution that the data need, if any."""
+    grid = full_grid(fingerprint, recipe, reasons)
+    name = choose_name(grid, recipe, info)
+    frame = full_frame(grid, name, fingerprint, recipe, info)
     asked = recipe.plan.spacing
-    if fingerprint.dims == 2:
-        if asked not in (None, "native") or recipe.plan.transpose:
-            raise RecipeError("plan.spacing and plan.transpose are for volumes, but the images are 2D; drop them")
-        reasons["spacing"] = "2D images are taken as they are, in pixels"
-        return (), None, grid.median_spacing(fingerprint)
-    target, why = grid.target_spacing(fingerprint, shapes)
-    transpose, reasons["transpose"] = grid.choose_transpose(fingerprint, target)
-    if recipe.plan.transpose:
-        transpose, reasons["transpose"] = _checked_transpose(recipe.plan.transpose), "as the recipe says"
-    actual = tuple(grid.median_spacing(fingerprint)[a] for a in transpose)
-    if recipe.data.resize:
-        if asked is not None:
-            raise RecipeError("data.resize decides the grid already; drop plan.spacing, or resize")
-        reasons["spacing"] = f"slices are resized to {list(recipe.data.resize)} instead of resampled"
-        return transpose, None, actual
-    if asked == "native":
-        reasons["spacing"] = "no resampling, as the recipe says"
-        return transpose, None, actual
-    reasons["spacing"] = why if asked is None else "as the recipe says"
-    if asked is None:
-        return transpose, tuple(target[a] for a in transpose)[-dims:], actual
-    if len(asked) not in (3, dims):
+    if frame.dims == 3 and asked not in (None, "native") and len(asked) != 3:
         raise RecipeError(f"plan.spacing {list(asked)}: give 3 numbers in mm, or native")
-    return transpose, tuple(asked)[-dims:], actual
+    patch = _sized_patch(frame, recipe, reasons)
+    low = low_stage(frame, patch)
+    reasons["configuration"] = explain(frame, patch, low, recipe)
+    if name in (LOW, CASCADE) and low is None:
+        raise no_low_stage(frame, patch)
+    if name == LOW and low is not None:
+        frame = coarse_frame(frame, low)
+        reasons["spacing"] = f"{low.steps} steps of 3 % coarser than the full resolution"
+        patch = _sized_patch(frame, recipe, reasons)
+    return frame, patch, low
 
 
-def _checked_transpose(order: tuple[int, ...]) -> tuple[int, ...]:
-    if sorted(order) != [0, 1, 2]:
-        raise RecipeError(f"plan.transpose {list(order)}: give the axes 0, 1 and 2 in the order the network sees them")
-    return tuple(order)
+def _batch_dice(name: str, has_low: bool, reasons: dict[str, str]) -> bool:
+    """Return whether the loss pools over the batch: nnU-Net's rule, by how little of an image one patch sees."""
+    pooled = name == FLAT or (name != LOW and has_low)
+    sees = "much" if not pooled else "little"
+    reasons["batch_dice"] = f"one sample of {name} sees {sees} of an image, so Dice is taken " + (
+        "over the batch" if pooled else "of each sample"
+    )
+    return pooled
 
 
-def _patch(frame: _Frame, recipe: Recipe, reasons: dict[str, str]) -> tuple[int, ...]:
+def _sized_patch(frame: Frame, recipe: Recipe, reasons: dict[str, str]) -> tuple[int, ...]:
+    """Return the patch: nnU-Net's where that is the planner, unless the recipe gives one."""
+    own, sizes, info = frame.budget, frame.sizes, frame.setting.info
+    if own is None or sizes is None or recipe.data.patch_size or (recipe.data.resize and frame.dims == 2):
+        return _patch(frame, recipe, reasons)
+    patch = sizes.patch_size if frame.setting.follows_plan else info.legal_size(sizes.patch_size)
+    reasons["patch_size"] = (
+        f"nnU-Net's rule for {own.gigabytes:g} GB: of a median image of {_times(f'{n:g}' for n in sizes.median_shape)} "
+        f"voxels, this size keeps {sizes.estimate / 1e6:.4g} million values a sample, of "
+        f"{own.limit(frame.dims) / 1e6:.4g} million that fit"
+    )
+    if patch != sizes.patch_size:
+        reasons["patch_size"] += f"; {_times(sizes.patch_size)} is brought to what {info.name} takes"
+    if not info.presets:
+        reasons["patch_size"] += f"; the values are those of nnU-Net's network, {info.name} may need more memory"
+    return patch
+
+
+def _sized_batch(frame: Frame, patch: tuple[int, ...], recipe: Recipe, reasons: dict[str, str]) -> int:
+    """Return the batch: nnU-Net's where that is the planner, unless the recipe gives one."""
+    own, sizes = frame.budget, frame.sizes
+    if own is None or sizes is None or recipe.train.batch_size:
+        return _batch(frame, patch, recipe, reasons)
+    strides, _ = frame.topology(patch)
+    count = nnunet.elements(patch, strides, own.num_labels, own.preset)
+    reasons["batch_size"] = (
+        f"nnU-Net's rule: {own.gigabytes:g} GB hold a batch of {nnunet.fitting(patch, count, own)}, at least "
+        f"{nnunet.LEAST_BATCH}, at most {own.preset.share:.0%} of the {frame.dataset_voxels / 1e6:.4g} million voxels"
+    )
+    return nnunet.batch_size(patch, count, frame.dataset_voxels, own)
+
+
+def _patch(frame: Frame, recipe: Recipe, reasons: dict[str, str]) -> tuple[int, ...]:
     asked, resize, setting = recipe.data.patch_size, recipe.data.resize, frame.setting
     if asked and resize and any(p > r for p, r in zip(asked[-2:], resize, strict=True)):
         raise RecipeError(f"data.patch_size {list(asked)} is larger than data.resize {list(resize)}; reduce it")
@@ -172,7 +166,7 @@ def _patch(frame: _Frame, recipe: Recipe, reasons: dict[str, str]) -> tuple[int,
     return patch
 
 
-def _check_patch(patch: tuple[int, ...], key: str, frame: _Frame, recipe: Recipe) -> None:
+def _check_patch(patch: tuple[int, ...], key: str, frame: Frame, recipe: Recipe) -> None:
     info = frame.setting.info
     check_size(info, patch, f"{key}: {info.name} on patches of")
     if frame.setting.follows_plan and recipe.plan.strides is None and recipe.model.options.get("strides") is None:
@@ -186,7 +180,7 @@ def _check_patch(patch: tuple[int, ...], key: str, frame: _Frame, recipe: Recipe
             )
 
 
-def _batch(frame: _Frame, patch: tuple[int, ...], recipe: Recipe, reasons: dict[str, str]) -> int:
+def _batch(frame: Frame, patch: tuple[int, ...], recipe: Recipe, reasons: dict[str, str]) -> int:
     if recipe.train.batch_size:
         reasons["batch_size"] = "as the recipe says"
         return recipe.train.batch_size
@@ -200,7 +194,7 @@ def _batch(frame: _Frame, patch: tuple[int, ...], recipe: Recipe, reasons: dict[
 
 
 def _topology(
-    frame: _Frame, patch: tuple[int, ...], recipe: Recipe, reasons: dict[str, str]
+    frame: Frame, patch: tuple[int, ...], recipe: Recipe, reasons: dict[str, str]
 ) -> tuple[Sizes, Sizes, tuple[int, ...]]:
     """Return strides, kernels and widths of a network that follows the plan; nothing for others."""
     info = frame.setting.info
@@ -215,7 +209,7 @@ def _topology(
             raise RecipeError(f"plan.{name} is not used by {info.name}, whose sizes are options of the model; drop it")
         return (), (), ()
     asked |= {name: recipe.model.options[name] for name in _TOPOLOGY if recipe.model.options.get(name) is not None}
-    strides, kernels, _ = pool_topology(patch, frame.setting.spacing)
+    strides, kernels = frame.topology(patch)
     if "strides" in asked:
         strides = _per_axis(asked["strides"], "strides", frame.dims)
         # Kernels of the rule belong to its own strides; with others a plain 3 is the safe choice.
@@ -260,7 +254,7 @@ def _check_topology(strides: Sizes, kernels: Sizes, widths: tuple[int, ...], pat
         )
 
 
-def _resampling(frame: _Frame, recipe: Recipe, reasons: dict[str, str]) -> dict[str, Any]:
+def _resampling(frame: Frame, recipe: Recipe, reasons: dict[str, str]) -> dict[str, Any]:
     order = recipe.plan.image_order
     if order is not None and frame.spacing is None:
         raise RecipeError(f"plan.image_order={order} has no effect, as nothing is resampled; drop it")
@@ -269,12 +263,12 @@ def _resampling(frame: _Frame, recipe: Recipe, reasons: dict[str, str]) -> dict[
     elif frame.spacing is not None:
         reasons["resampling"] = (
             "cubic for images and linear for labels, but the nearest slice where slices are over "
-            f"{grid.ANISOTROPIC:g} times as thick as the plane is fine"
+            f"{ANISOTROPIC:g} times as thick as the plane is fine"
         )
     return {"image": 3 if order is None else order, "label": 1, "separate_z": "auto"}
 
 
-def _mirror_axes(frame: _Frame, recipe: Recipe, reasons: dict[str, str]) -> tuple[int, ...]:
+def _mirror_axes(frame: Frame, recipe: Recipe, reasons: dict[str, str]) -> tuple[int, ...]:
     """Return the patch axes along which the network learns to see mirrored images, for use in prediction."""
     section, preset = recipe.train.augment, PRESETS[recipe.train.augment.preset]
     if isinstance(section.mirror, bool):

@@ -165,6 +165,12 @@ class PlanSection(Section):
         "(planner=nnunet: what the preset is made for)",
     )
 
+    @model_validator(mode="after")
+    def _agrees(self) -> PlanSection:
+        if self.preset is not None and self.planner != "nnunet":
+            raise ValueError(f"preset={self.preset} is one of nnU-Net's planners; add plan.planner=nnunet or drop it")
+        return self
+
 
 class OptimizerSection(Section):
     """The optimiser."""
