@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from unetkit.data.augment_draw import Draw
+from unetkit.data.augment_masks import change_masks
 from unetkit.data.augment_table import Table
+from unetkit.data.cascade import one_hot
 from unetkit.data.resample import evaluation_matrix
 
 _BLUR_RADIUS = 3  # three times the largest sigma of the presets
@@ -26,7 +28,8 @@ _BEND_REACH = 3.0  # displacements beyond three standard deviations see the box'
 class Sample:
     """What was cut for one sample: image [C, *Q], label uint8 [L, *Q], and what was drawn.
 
-    Q is the patch before its quarter turns, with `margin` voxels more on both sides of each axis.
+    Q is the patch before its quarter turns, with `margin` voxels more on both sides of each axis. In a cascade the
+    encoded map of the earlier stage lies below the label, [2 L, *Q], and moves with it.
     """
 
     image: Tensor
@@ -70,7 +73,10 @@ def turned_size(draw: Draw, patch_size: Sequence[int]) -> tuple[int, ...]:
 
 
 def augment(samples: Sequence[Sample], table: Table, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the batch that `samples` become: image [B, C, *P] float32 and label [B, L, *P] uint8, on `device`."""
+    """Return the batch that `samples` become: image [B, C, *P] float32 and label [B, L, *P] uint8, on `device`.
+
+    In a cascade the images end with the masks of the earlier stage, a channel each.
+    """
     images, labels = zip(*(_in_space(sample, device) for sample in samples), strict=True)
     image, label = torch.stack(images), torch.stack(labels)
     draws = [sample.draw for sample in samples]
@@ -79,10 +85,9 @@ def augment(samples: Sequence[Sample], table: Table, device: torch.device) -> tu
     change_intensities(image, draws, slicewise=table.slicewise)
     if outside is not None:
         image.masked_fill_(outside, 0)
-    for index, draw in enumerate(draws):
-        if draw.flips:
-            image[index], label[index] = mirrored(image[index], label[index], draw, table.swap)
-    return image, label
+    done = [finished(*parts, table) for parts in zip(image, label, draws, strict=True)]
+    images, labels = zip(*done, strict=True)
+    return torch.stack(images), torch.stack(labels)
 
 
 def turned(array: Tensor, draw: Draw) -> Tensor:
@@ -90,18 +95,33 @@ def turned(array: Tensor, draw: Draw) -> Tensor:
     return torch.rot90(array, draw.turns, (-2, -1)) if draw.turns else array
 
 
-def mirrored(image: Tensor, label: Tensor, draw: Draw, swap: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Mirror image [C, *S] and label [L, *S] along the drawn axes; left and right classes change places with them."""
-    axes = [1 + axis for axis in draw.flips]
-    image, label = image.flip(axes), label.flip(axes)
-    for a, b in swap if draw.swap else ():
+def finished(image: Tensor, label: Tensor, draw: Draw, table: Table) -> tuple[Tensor, Tensor]:
+    """Mirror a sample along the drawn axes, left and right classes changing places, and join image and earlier stage.
+
+    image [C, *S] and label [L, *S]; of a label [2 L, *S] the lower half becomes channels of the image.
+    """
+    if draw.flips:
+        axes = [1 + axis for axis in draw.flips]
+        image, label = image.flip(axes), label.flip(axes)
+    parts = label.chunk(2) if table.masks.channels else (label,)
+    if draw.swap:
+        parts = tuple(_swapped(part, table.swap) for part in parts)
+    if len(parts) == 1:
+        return image, parts[0]
+    masks = one_hot(parts[1][None], table.masks.channels, table.masks.regions)[0]
+    return torch.cat((image, change_masks(masks, draw, table.masks).to(image.dtype))), parts[0]
+
+
+def _swapped(label: Tensor, swap: Sequence[tuple[int, int]]) -> Tensor:
+    label = label.clone()
+    for a, b in swap:
         if len(label) > 1:  # regions have a channel each
             label[[a, b]] = label[[b, a]]
         else:
             was_a, was_b = label == a, label == b
             # Both masks first, or the second assignment would take back the first.
             label[was_a], label[was_b] = b, a
-    return image, label
+    return label
 
 
 def change_intensities(image: Tensor, draws: Sequence[Draw], *, slicewise: bool = False) -> None:

@@ -5,11 +5,23 @@ Every sample has a generator of its own, so what happens to it depends neither o
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from unetkit.data.augment_table import Chance, Intensity, Table
+from unetkit.data.augment_table import Chance, Intensity, Masks, Table
+
+Operation = Literal["dilation", "erosion", "opening", "closing"]
+OPERATIONS: tuple[Operation, ...] = ("dilation", "erosion", "opening", "closing")
+
+
+@dataclass(frozen=True)
+class Morphology:
+    """A binary operation on one channel of masks, by a ball of `radius` voxels."""
+
+    channel: int
+    operation: Operation
+    radius: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +32,7 @@ class Draw:
     `bend` is the standard deviation of an elastic deformation in voxels, `control` [A, *grid] its control points;
     `nearest`: images are not interpolated; `turns`: quarter turns in the last plane. Intensity arrays hold one
     value per channel [C] (`blur` one per channel and axis, sigma in voxels), neutral where a channel is spared.
+    `morphology` and `dropped` (channel, and in 0..1 which component) change the masks of a cascade's earlier stage.
     """
 
     seed: int
@@ -37,6 +50,8 @@ class Draw:
     low_resolution: np.ndarray | None = None
     gamma_inverted: np.ndarray | None = None
     gamma: np.ndarray | None = None
+    morphology: tuple[Morphology, ...] = ()
+    dropped: tuple[tuple[int, float], ...] = ()
 
 
 def draw_sample(table: Table, dims: int, channels: int, rng: np.random.Generator) -> Draw:
@@ -59,6 +74,7 @@ def draw_sample(table: Table, dims: int, channels: int, rng: np.random.Generator
         flips=flips,
         swap=swap,
         **_draw_intensity(table.intensity, dims, channels, rng),
+        **_draw_masks(table.masks, rng),  # last, so that all else is as without a cascade
     )
 
 
@@ -75,6 +91,29 @@ def _draw_intensity(table: Intensity, dims: int, channels: int, rng: np.random.G
         "gamma_inverted": _factors(table.gamma_inverted, channels, rng),
         "gamma": _factors(table.gamma, channels, rng),
     }
+
+
+def _draw_masks(masks: Masks, rng: np.random.Generator) -> dict[str, Any]:
+    """Draw the changes of masks; the channels that take part do so in random order."""
+    if not masks.channels:
+        return {}
+    changed = _some(masks, rng) if masks.morphology.happens(rng) else []
+    kinds = rng.integers(len(OPERATIONS), size=len(changed))
+    radii = masks.morphology.uniform(rng, len(changed))
+    emptied = _some(masks, rng) if masks.drop.happens(rng) else []
+    places = rng.random(len(emptied))
+    return {
+        "morphology": tuple(
+            Morphology(channel, OPERATIONS[kind], float(radius))
+            for channel, kind, radius in zip(changed, kinds, radii, strict=True)
+        ),
+        "dropped": tuple((channel, float(place)) for channel, place in zip(emptied, places, strict=True)),
+    }
+
+
+def _some(masks: Masks, rng: np.random.Generator) -> list[int]:
+    chosen = rng.random(masks.channels) < masks.each
+    return [int(channel) for channel in rng.permutation(masks.channels) if chosen[channel]]
 
 
 def _factors(chance: Chance, channels: int, rng: np.random.Generator) -> np.ndarray | None:

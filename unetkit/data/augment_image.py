@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unetkit.data.augment import Sample, mirrored, turned
+from unetkit.data.augment import Sample, finished, turned
 from unetkit.data.augment_table import Chance, Intensity, Table
 from unetkit.types import IGNORE
 
@@ -55,7 +55,7 @@ class ImageAugmenter:
         image = self._in_range(image, sample.draw.seed)
         draw = sample.draw
         planes, masks = (torch.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1))) for a in (image, label))
-        return mirrored(turned(planes, draw), turned(masks, draw), draw, self.table.swap)
+        return finished(turned(planes, draw), turned(masks, draw), draw, self.table)
 
     def _in_space(self, image: np.ndarray, label: np.ndarray, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         draw = sample.draw

@@ -55,6 +55,21 @@ class Intensity:
 
 
 @dataclass(frozen=True)
+class Masks:
+    """What may happen to the masks of a cascade's earlier stage, of which there are `channels`.
+
+    `morphology` draws the radius of a ball in voxels, `each` is the probability of a channel to take part. `drop`:
+    a component vanishes if its share of the patch lies below `high`. `regions`: masks may overlap.
+    """
+
+    channels: int = 0
+    regions: bool = False
+    morphology: Chance = Chance()
+    drop: Chance = Chance()
+    each: float = 0.5
+
+
+@dataclass(frozen=True)
 class Table:
     """Everything that may happen, as decided for one training; angles in degrees, lengths in voxels.
 
@@ -77,6 +92,7 @@ class Table:
     swap: tuple[tuple[int, int], ...] = ()
     left_right_axis: int | None = None
     zero_outside: bool = False
+    masks: Masks = Masks()
 
 
 PRESETS = {
@@ -96,6 +112,7 @@ PRESETS = {
             gamma=Chance(0.3, 0.7, 1.5),
         ),
         mirror_p=0.5,
+        masks=Masks(morphology=Chance(0.4, 1, 8), drop=Chance(0.2, 0, 0.15)),
     ),
 }
 
@@ -116,6 +133,7 @@ def decide_table(section: AugmentSection, plan: Plan, left_right_axis: int | Non
         elastic=Chance(section.elastic_p, section.elastic_magnitude, section.elastic_magnitude),
         elastic_grid=section.elastic_grid,
         zero_outside=any(rule.scheme == "zscore_mask" for rule in plan.normalization),
+        masks=replace(table.masks, channels=plan.previous * len(plan.labels.classes), regions=plan.labels.regions),
     )
     return _mirroring(table, section, plan, left_right_axis)
 

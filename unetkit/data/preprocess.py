@@ -63,7 +63,8 @@ class Prepared:
     """A case as the network sees it: `data` [C, *S], `label` encoded uint8 [L, *S] or None.
 
     `data` is float32, or what a store holds it in (see `data/store`), and then perhaps mapped from a file. `locations`
-    says where the label's classes are, as far as somebody has looked already.
+    says where the label's classes are, as far as somebody has looked already. `previous` is the label map of a
+    cascade's earlier stage, encoded like the label, for plans that have one.
     """
 
     id: str
@@ -71,26 +72,31 @@ class Prepared:
     label: np.ndarray | None
     geometry: Geometry
     locations: Locations | None = None
+    previous: np.ndarray | None = None
 
 
-def preprocess(image: Volume, label: Volume | None, plan: Plan, *, case_id: str | None = None) -> Prepared:
+def preprocess(
+    image: Volume, label: Volume | None, plan: Plan, *, case_id: str | None = None, previous: Volume | None = None
+) -> Prepared:
     """Bring an image [C, *S] and its encoded label [L, *S] to the orientation, intensities and grid of the plan.
 
-    2D images keep their axes. Nothing is padded here: patches and windows do that.
+    2D images keep their axes. Nothing is padded here: patches and windows do that. `previous` is the encoded label
+    map [L, *S] of a cascade's earlier stage.
 
     Raises ShapeError if image, label and plan disagree in channels, axes or shape; DataError for NaN voxels or a
     broken affine.
     """
     data, geometry = prepare_image(image, plan)
     target = None if label is None else prepare_label(label, geometry, plan)
-    return Prepared(case_id or image.source or "", data, target, geometry)
+    earlier = None if previous is None else prepare_previous(previous, geometry, plan)
+    return Prepared(case_id or image.source or "", data, target, geometry, previous=earlier)
 
 
 def prepare_image(image: Volume, plan: Plan) -> tuple[np.ndarray, Geometry]:
     """Return the image float32 [C, *P] as the network sees it, and how it came to be. Raises as `preprocess`."""
     _check(image, plan)
     axes, flips = _orientation(image, plan.transpose)
-    data = _oriented(image.data, axes, flips)
+    data = oriented(image.data, axes, flips)
     box = nonzero_box(data) if plan.crop_nonzero else tuple((0, n) for n in data.shape[1:])
     data = data[_inside(box)]
     geometry = _geometry(image, axes, flips, box, plan)
@@ -103,16 +109,38 @@ def prepare_image(image: Volume, plan: Plan) -> tuple[np.ndarray, Geometry]:
     return np.ascontiguousarray(data), geometry
 
 
+def expected_shape(image: Volume, plan: Plan) -> tuple[int, ...]:
+    """Return the prepared size of an image before any crop, without looking at a voxel. Raises DataError."""
+    axes, flips = _orientation(image, plan.transpose)
+    return _geometry(image, axes, flips, tuple((0, image.shape[axis]) for axis in axes), plan).shape
+
+
 def prepare_label(label: Volume, geometry: Geometry, plan: Plan) -> np.ndarray:
     """Bring an encoded label [L, *S] to the grid of its prepared image: uint8 [L, *P]. Raises ShapeError."""
+    return _on_network_grid(label, geometry, 0 if geometry.corners else int(plan.resampling["label"]))
+
+
+def prepare_previous(label: Volume, geometry: Geometry, plan: Plan) -> np.ndarray:
+    """Bring the encoded label map [L, *S] of a cascade's earlier stage to the grid of its prepared image.
+
+    Returns uint8 [L, *P], the nearest voxel. Raises ShapeError if the shapes differ, or the plan has no such stage.
+    """
+    if not plan.previous:
+        raise ShapeError(
+            f"{geometry.source or 'the image'}: a label map of an earlier stage, but the network sees the image alone; "
+            "drop it, or use the network of a cascade"
+        )
+    return _on_network_grid(label, geometry, 0)
+
+
+def _on_network_grid(label: Volume, geometry: Geometry, order: int) -> np.ndarray:
     if label.shape != geometry.input_shape:
         raise ShapeError(
             f"{geometry.source or 'the image'}: image {geometry.input_shape} and label {label.shape} differ in shape; "
             "resave them alike"
         )
     # Flips are views with negative strides, which torch refuses.
-    cut = np.ascontiguousarray(_oriented(label.data, geometry.axes, geometry.flips)[_inside(geometry.box)])
-    order = 0 if geometry.corners else int(plan.resampling["label"])
+    cut = np.ascontiguousarray(oriented(label.data, geometry.axes, geometry.flips)[_inside(geometry.box)])
     orders = _orders(geometry, order)
     return resize_labels(torch.from_numpy(cut), geometry.shape, orders, corners=geometry.corners).numpy()
 
@@ -222,7 +250,8 @@ def _orientation(image: Volume, transpose: Sequence[int]) -> tuple[tuple[int, ..
     return tuple(source[world][0] for world in order), tuple(source[world][1] for world in order)
 
 
-def _oriented(data: np.ndarray, axes: Sequence[int], flips: Sequence[bool]) -> np.ndarray:
+def oriented(data: np.ndarray, axes: Sequence[int], flips: Sequence[bool]) -> np.ndarray:
+    """Return a view of [C, *S] whose axes are those of a prepared array; see `Geometry`."""
     # [C, i, j, k] -> [C, *prepared], through-plane axis first.
     turned = data.transpose(0, *(1 + axis for axis in axes))
     return np.flip(turned, tuple(1 + axis for axis, flip in enumerate(flips) if flip))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 
 from unetkit.data.locations import Locations, find_locations
 from unetkit.data.preprocess import Prepared
@@ -113,9 +114,7 @@ class PatchSampler:
         if prepared.label is None:
             return None
         if plane is None:
-            if case not in self._locations:
-                self._locations[case] = find_locations(prepared.label, regions=self.rule.regions)
-            known = self._locations[case]
+            known = self._known(case, prepared, prepared.label)
         # A patch that covers the whole slice holds its foreground anyway.
         elif forced and any(n > p for n, p in zip(prepared.data.shape[2:], self.rule.patch_size, strict=True)):
             known = find_locations(prepared.label[:, plane : plane + 1], regions=self.rule.regions)
@@ -123,6 +122,13 @@ class PatchSampler:
             return None
         found = known.draw(rng, self.rule.balance) if forced else None
         return found or known.draw_annotated(rng)
+
+    def _known(self, case: int, prepared: Prepared, label: np.ndarray) -> Locations:
+        if prepared.locations is not None:
+            return prepared.locations
+        if case not in self._locations:
+            self._locations[case] = find_locations(label, regions=self.rule.regions)
+        return self._locations[case]
 
     def _forced(self, index: int, rng: np.random.Generator) -> bool:
         """The last samples of a batch hold foreground; a batch of one draws instead."""
@@ -150,25 +156,31 @@ def _start(size: int, patch: int, centre: int | None, rng: np.random.Generator) 
 
 
 def cut(prepared: Prepared, patch: Patch, start: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Copy a box of a case: image [C, *size] and label [L, *size], PAD_VALUE and IGNORE where it leaves the case.
+    """Copy a box of a case: image float32 [C, *size] and label uint8 [L, *size], padded where it leaves the case.
 
-    nnU-Net counts the outside as background; here it teaches nothing, since prediction cuts it away unseen.
-    Raises DataError for a case without label.
+    What is outside has PAD_VALUE and IGNORE. nnU-Net counts that label as background; here it teaches nothing, since
+    prediction cuts it away unseen. The map of a cascade's earlier stage comes below the label, [2 L, *size]; outside
+    it knows of no class. Raises DataError for a case without label.
     """
-    image, label = prepared.data, prepared.label
+    image, label, previous = prepared.data, prepared.label, prepared.previous
     if label is None:
         raise DataError(f"case '{prepared.id}' has no label; training needs one for every case")
     if patch.plane is not None:
         image, label = image[:, patch.plane], label[:, patch.plane]
-    return _box(image, start, size, PAD_VALUE), _box(label, start, size, IGNORE)
+        previous = None if previous is None else previous[:, patch.plane]
+    found = _box(label, start, size, IGNORE, torch.uint8)
+    if previous is not None:
+        found = np.concatenate((found, _box(previous, start, size, 0, torch.uint8)))
+    return _box(image, start, size, PAD_VALUE, torch.float32), found
 
 
-def _box(array: np.ndarray, start: Sequence[int], size: Sequence[int], fill: float) -> np.ndarray:
-    inside = [(max(s, 0), min(s + n, limit)) for s, n, limit in zip(start, size, array.shape[1:], strict=True)]
-    source = array[(slice(None), *(slice(a, b) for a, b in inside))]
+def _box(array: np.ndarray, start: Sequence[int], size: Sequence[int], fill: float, dtype: torch.dtype) -> np.ndarray:
+    inside = [(max(s, 0), min(max(s + n, 0), limit)) for s, n, limit in zip(start, size, array.shape[1:], strict=True)]
+    # Converted by torch, which takes float16 (see data/store) faster than numpy.
+    source = torch.from_numpy(array[(slice(None), *(slice(a, b) for a, b in inside))])
     if source.shape[1:] == tuple(size):
-        return source.copy()
-    out = np.full((len(array), *size), fill, array.dtype)
+        return source.to(dtype, copy=True, memory_format=torch.contiguous_format).numpy()
+    out = torch.full((len(array), *size), fill, dtype=dtype)
     if all(a < b for a, b in inside):
         out[(slice(None), *(slice(a - s, b - s) for (a, b), s in zip(inside, start, strict=True)))] = source
-    return out
+    return out.numpy()
