@@ -186,6 +186,12 @@ def read_recipe(path: Path | str) -> Recipe:
     return recipe
 
 
+def read_state(path: Path | str) -> dict[str, Any]:
+    """Return the progress in a checkpoint file's header; no tensor is read. Raises CheckpointError."""
+    state: dict[str, Any] = _read(Path(path), ())[0]["state"]
+    return state
+
+
 def load_checkpoint(path: Path | str, which: str | None = None, *, training: bool = False) -> Checkpoint:
     """Read a checkpoint file, or the one of a run folder that `find_checkpoint` finds.
 

@@ -70,14 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps({"error": "stopped with Ctrl-C", "kind": "KeyboardInterrupt"}))
         return 130
     try:
-        print(json.dumps(document, default=str) if as_json else text)
-        sys.stdout.flush()
+        if text is not None:
+            print(json.dumps(document, default=str) if as_json else text)
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader (head, less) has gone; say nothing more, also not at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(document.get("exit_code", 0)) if isinstance(document, dict) else 0
 
 
-def _run(words: list[str]) -> tuple[Any, str]:
+def _run(words: list[str]) -> tuple[Any, str | None]:
     # Words that stand behind an option count as unknown to argparse; they come back in their order.
     args, extra = _parser().parse_known_args(words)
     if args.version:
@@ -92,7 +93,8 @@ def _run(words: list[str]) -> tuple[Any, str]:
         raise RecipeError(f"there is no verb '{args.verb}'{nearest(args.verb, VERBS)}; there are {', '.join(VERBS)}")
     from unetkit.cli import verbs
 
-    return getattr(verbs, f"run_{args.verb}")([*args.words, *extra])
+    outcome: verbs.Outcome = getattr(verbs, f"run_{args.verb}")([*args.words, *extra])
+    return outcome
 
 
 def tell(faults: Iterable[str]) -> None:

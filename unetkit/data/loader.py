@@ -26,6 +26,7 @@ from unetkit.data.augment_draw import draw_sample
 from unetkit.data.augment_table import Table, decide_table
 from unetkit.data.preprocess import Prepared
 from unetkit.data.sampling import PatchSampler, SamplingRule, cut
+from unetkit.data.share import Share
 from unetkit.data.streams import AUGMENTATION, random_stream
 from unetkit.errors import DataError, UnetkitError
 from unetkit.plan.plan import Plan
@@ -69,15 +70,18 @@ class _Failure:
 
 
 class LazyCases(Sequence[Prepared]):
-    """Cases that are read and preprocessed anew whenever they are asked for; the last one is kept.
+    """Cases that are fetched whenever they are asked for; the last few are kept.
 
-    `load` maps a case id to its `Prepared`.
+    `load` maps a case id to its `Prepared`. `ready`: fetching one takes no time, as its arrays are mapped. Other
+    processes get the function and none of the cases.
     """
 
-    def __init__(self, ids: Sequence[str], load: Callable[[str], Prepared]) -> None:
+    def __init__(
+        self, ids: Sequence[str], load: Callable[[str], Prepared], *, keep: int = 1, ready: bool = False
+    ) -> None:
         self.ids = tuple(ids)
-        self.load = load
-        self._last: tuple[int, Prepared] | None = None
+        self.load, self.keep, self.ready = load, keep, ready
+        self._kept: dict[int, Prepared] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,35 +89,52 @@ class LazyCases(Sequence[Prepared]):
     def __getitem__(self, index: int) -> Prepared:  # type: ignore[override]
         if index >= len(self.ids):
             raise IndexError(index)
-        if self._last is None or self._last[0] != index:
-            # A sample asks for its case several times: where to cut, then what to cut.
-            self._last = index, self.load(self.ids[index])
-        return self._last[1]
+        # Taken out and put back, so that the first of the dict is the one that was not used for longest.
+        found = self._kept.pop(index, None)
+        if found is None:
+            while len(self._kept) >= self.keep:
+                # Before the next one is there: memory holds `keep` cases, not one more.
+                del self._kept[next(iter(self._kept))]
+            found = self.load(self.ids[index])
+        self._kept[index] = found
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": {}}
 
 
 class TrainingLoader:
     """Endless batches of patches from prepared cases, augmented as the recipe says.
 
-    `cases`: a sequence of `Prepared` in memory, or `LazyCases`. 2D images go through albumentations on the CPU, volumes
+    `cases`: a sequence of `Prepared`, or `LazyCases`. 2D images go through albumentations on the CPU, volumes
     and slices of volumes through torch on `device`.
+
+    Of several processes that train together each makes its share of a batch, as one would make the whole.
 
     Raises DataError without cases, RecipeError for an augmentation that cannot be.
     """
 
     def __init__(
-        self, cases: Sequence[Prepared], plan: Plan, recipe: Recipe, device: str | torch.device = "cpu"
+        self,
+        cases: Sequence[Prepared],
+        plan: Plan,
+        recipe: Recipe,
+        device: str | torch.device = "cpu",
+        share: Share | None = None,
     ) -> None:
         if not len(cases):
             raise DataError("no case to train on: the split's training part is empty; add cases or change data.split")
         train = recipe.train
         self.device = torch.device(device)
-        self.sampler = PatchSampler(cases, _sampling_rule(plan, recipe))
+        share, count = share or Share(), train.batch_size or plan.batch_size
+        self.sampler = PatchSampler(cases, _sampling_rule(plan, recipe, count * share.world))
+        self.rows = share.rows(count)
         self.table = decide_table(train.augment, plan, left_right_axis(cases[0], plan))
         self.images = cases[0].data.ndim == 3
         self.ids = cases.ids if isinstance(cases, LazyCases) else tuple(case.id for case in cases)
         # Workers pay off where making a batch takes longer than sending it.
-        values = self.sampler.rule.batch_size * len(plan.channels) * math.prod(plan.patch_size)
-        small = values < _SMALL_BATCH and not isinstance(cases, LazyCases)
+        values = count * len(plan.channels) * math.prod(plan.patch_size)
+        small = values < _SMALL_BATCH and (not isinstance(cases, LazyCases) or cases.ready)
         self.workers = _worker_count(small) if train.workers == "auto" else train.workers
         self._steps, self._accumulate = train.steps_per_epoch, train.accumulate
 
@@ -173,7 +194,7 @@ class _Steps(Dataset):
     """Step number to batch (or to cut samples, if a GPU shall augment them); lives in the workers."""
 
     def __init__(self, loader: TrainingLoader, places: Tensor) -> None:
-        self.sampler, self.table, self.ids = loader.sampler, loader.table, loader.ids
+        self.sampler, self.table, self.ids, self.rows = loader.sampler, loader.table, loader.ids, loader.rows
         self.finish: Callable[[Sequence[Sample]], tuple[Tensor, Tensor]] | None = None
         if loader.images:
             self.finish = _image_augmenter(loader.table)
@@ -204,7 +225,7 @@ class _Steps(Dataset):
 
     def _made(self, step: int, place: Tensor) -> Batch | _Cut:
         samples = []
-        for index in range(self.sampler.rule.batch_size):
+        for index in self.rows:
             place[:] = torch.tensor((os.getpid(), step, index))
             samples.append(self._sample(step, index))
         if self.finish is None:
@@ -246,11 +267,11 @@ def left_right_axis(case: Prepared, plan: Plan) -> int | None:
     return axis if axis >= 0 else None
 
 
-def _sampling_rule(plan: Plan, recipe: Recipe) -> SamplingRule:
+def _sampling_rule(plan: Plan, recipe: Recipe, batch_size: int) -> SamplingRule:
     train = recipe.train
     return SamplingRule(
         patch_size=plan.patch_size,
-        batch_size=train.batch_size or plan.batch_size,
+        batch_size=batch_size,
         seed=recipe.seed,
         oversample=train.oversample,
         balance=train.balance_classes,

@@ -15,8 +15,9 @@ from torch import nn
 from unetkit.engine.device import library_switches
 from unetkit.engine.faults import Load, explained
 from unetkit.engine.interrupt import uninterrupted
-from unetkit.engine.log import Display, RunLog
+from unetkit.engine.log import Display, NoLog, RunLog
 from unetkit.engine.optim import learning_rate
+from unetkit.engine.pulse import Decision, Pulse
 from unetkit.engine.state import BEST, LAST, Progress, Saver
 from unetkit.engine.step import Batch, Stepper
 from unetkit.engine.watch import LossWatch
@@ -67,8 +68,10 @@ def fit(job: Job, stepper: Stepper) -> Progress:
     On Ctrl-C the last checkpoint is saved, then KeyboardInterrupt raised. Raises RecipeError for a loss that is not
     finite or a full memory, CheckpointError if a checkpoint cannot be written.
     """
-    with explained("preparing the network", _load(job, stepper)):
+    with explained("preparing the network", _load(job, stepper)), stepper.group.together():
         progress = Saver(job.folder, job.recipe, job.plan).restore(stepper)
+    if len(set(stepper.group.gather(progress.step))) > 1:
+        raise CheckpointError(f"{job.folder}: not the same on all machines; output= has to be a folder that they share")
     with library_switches(stepper.device, job.recipe.train.deterministic, progress.threads):
         return _Loop(job, stepper, progress).run()
 
@@ -82,27 +85,29 @@ class _Loop:
         self.job, self.stepper, self.progress = job, stepper, progress
         self.settings = job.recipe.train
         self.saver = Saver(job.folder, job.recipe, job.plan)
-        board = self.settings.tensorboard
-        self.log = RunLog(job.folder, progress.log_bytes, progress.step, board)
-        self.display = Display(job.steps, progress.step, job.shown)
-        self.watch = LossWatch()
+        self.group, board = stepper.group, self.settings.tensorboard
+        self.log = RunLog(job.folder, progress.log_bytes, progress.step, board) if self.group.leads else NoLog()
+        self.display = Display(job.steps, progress.step, job.shown and self.group.leads)
+        self.watch, self.pulse = LossWatch(self.group), Pulse(self.group)
         # seconds of earlier processes count: max_minutes is of the run, not of the process
         self.started = time.monotonic() - progress.seconds
         self.saved = self.looked = time.monotonic()
         self.waited = 0.0
         self.first = progress.step + 1
-        self.stopped = self._why_to_stop()
+        self.stopped = self.group.first(self._why_to_stop)
 
     def run(self) -> Progress:
         try:
             self._close_epoch()  # one whose last step was saved, but not its validation
-            self._steps()
+            with self.pulse.listening():
+                self._steps()
             self._close_epoch(force=True)
             self._save()
         except KeyboardInterrupt:
             # a loss that is not finite must not hide that the user wants to stop, nor be saved
             with suppress(RecipeError, CheckpointError):
-                self._save()
+                if self.pulse.agreed:
+                    self._save()
             raise
         finally:
             self.log.close()
@@ -158,15 +163,16 @@ class _Loop:
         self.display.step()
         step = self.progress.step
         # asked once a step: an epoch that closes now must know whether it is the last one, to validate
-        self.stopped = self._why_to_stop()
+        due = time.monotonic() - self.saved > 60 * self.settings.checkpoint_minutes
+        decision = self.pulse.decide(Decision(self._why_to_stop(), due), step % self.job.steps_per_epoch == 0)
+        self.stopped = decision.stopped
         if step == self.first and self.stepper.fallback:
             self.display.say(f"train.compile: not compiled, going on without ({self.stepper.fallback})")
         if step % READ_EVERY == 0:
             self._look()
+        before, every = self.saved, self.settings.checkpoint_steps
         self._close_epoch()
-        every = self.settings.checkpoint_steps
-        due = time.monotonic() - self.saved > 60 * self.settings.checkpoint_minutes
-        if due or (every is not None and step % every == 0):
+        if (decision.save and self.saved == before) or (every is not None and step % every == 0):
             self._save()
 
     def _look(self) -> None:
@@ -204,7 +210,7 @@ class _Loop:
         final = force or bool(self.stopped) or step == self.job.steps
         if final or epoch % self.settings.validate_every == 0:
             record |= self._validate()
-            self.stopped = self._why_to_stop()
+            self.stopped = self.group.first(self._why_to_stop)
         if self.stopped and step < self.job.steps:
             record["stopped"] = self.stopped
         record["seconds"] = self._clock()
@@ -216,7 +222,10 @@ class _Loop:
         self.looked = time.monotonic()  # the validation is no part of the steps' rate
 
     def _validate(self) -> dict[str, Any]:
-        with explained("validation", _load(self.job, self.stepper)):
+        if self.group.world > 1:
+            self._save()  # Ctrl-C within a validation reaches the processes at different places, where none can save
+        self.stepper.settle()
+        with explained("validation", _load(self.job, self.stepper)), self.pulse.hearing():
             score = self.job.validate(self.stepper.averaged)
         self.stepper.network.train()  # without an average it is the one that was validated
         best = self.progress.best

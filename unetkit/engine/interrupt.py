@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C until the block is done, then raise KeyboardInterrupt.
+    """Hold back Ctrl-C until the block is done, then let it arrive, by KeyboardInterrupt as a rule.
 
     Outside the main thread, where Python handles no signals, it does nothing.
     """
@@ -29,5 +29,5 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if waiting:
-        raise KeyboardInterrupt
+    if waiting:  # to the handler that was there before, which as a rule raises KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)

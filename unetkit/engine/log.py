@@ -52,6 +52,18 @@ class RunLog:
             self._board.close()
 
 
+class NoLog:
+    """In place of a RunLog in the processes that write nothing."""
+
+    position = 0
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Leave the record to the first process."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def _open_board(folder: Path, step: int) -> Any:
     require_tensorboard()
     from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import

@@ -87,9 +87,10 @@ def conclude(task: Task, started: float, shown: bool) -> TrainResult:
         progress=case_bar("validate", shown),
         about={"title": run.name, "split": side, "run": str(run)},
         sink=_keeper(run, predictor) if side == "val" and task.folder.in_study else None,
+        peers=task.group if task.group.world > 1 else None,
     )
     seconds = time.monotonic() - started
-    report = write_evaluation(evaluation, run, _report(task, evaluation, seconds))
+    report = task.group.first(lambda: write_evaluation(evaluation, run, _report(task, evaluation, seconds)))
     scores = require_scores(evaluation).to_json()
     drawn = (run / "pictures" / overlay_name(role) for role in _OVERLAYS if role in evaluation.pictures)
     return TrainResult(

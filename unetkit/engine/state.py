@@ -62,8 +62,10 @@ class Saver:
     def save(self, name: str, stepper: Stepper, progress: Progress) -> Path:
         """Write a checkpoint, replacing the one of that name; only LAST holds what resuming needs.
 
+        Of several processes the first one writes, in the form that a process alone would.
         Raises CheckpointError if it cannot be written.
         """
+        stepper.settle()
         # tensors go into the file as such, the rest (steps, rates) into its JSON header
         tensors, numbers = pack_optimizer(stepper.optimizer)
         state = {
@@ -72,6 +74,9 @@ class Saver:
             "scaler": stepper.precision.scaler.state_dict(),
             "precision": stepper.precision.format,
             "seed": self.recipe.seed,
+            # resumed by another number of processes, the samples of a step stay the same
+            "world": stepper.group.world,
+            "batch": self.recipe.train.batch_size or self.plan.batch_size,
         }
         checkpoint = Checkpoint(
             weights=stepper.network.state_dict(),
@@ -82,7 +87,7 @@ class Saver:
             ema=stepper.ema.state_dict() if stepper.ema else {},
             tensors=tensors if name == LAST else {},  # moments would double or triple the file users keep
         )
-        return save_checkpoint(self.folder / name, checkpoint)
+        return stepper.group.first(lambda: save_checkpoint(self.folder / name, checkpoint))
 
     def restore(self, stepper: Stepper) -> Progress:
         """Bring network, optimiser, scaler and average to where the last checkpoint was; fresh if there is none.

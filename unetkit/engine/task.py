@@ -4,63 +4,121 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from unetkit.checkpoint import load_checkpoint
+from unetkit.checkpoint import load_checkpoint, read_state
 from unetkit.data.datasets import open_dataset
+from unetkit.engine.distributed import ALONE, Group
 from unetkit.engine.log import require_tensorboard
 from unetkit.engine.losses import build_loss
+from unetkit.engine.parallel import check_parallel
 from unetkit.engine.prepare import Preparation, prepare_plan
 from unetkit.engine.run_folder import RunFolder, new_run_folder
-from unetkit.errors import RecipeError
-from unetkit.infer.device import pick_device
-from unetkit.recipe.merge import AUTO
+from unetkit.engine.state import LAST
+from unetkit.errors import CheckpointError, RecipeError
+from unetkit.plan.plan import Plan
+from unetkit.recipe.merge import AUTO, recipe_from_json
 from unetkit.recipe.schema import Recipe
 from unetkit.registry import model_info
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run; `origins` says of each dotted key of the recipe where its value is from."""
+    """One run; `origins` says of each dotted key of the recipe where its value is from, `group` who trains it."""
 
     recipe: Recipe
     origins: Mapping[str, str]
     folder: RunFolder
     preparation: Preparation
     device: torch.device
+    group: Group = ALONE
 
 
-def start_task(recipe: Recipe, origins: Mapping[str, str], source: str | None = None) -> Task:
+def start_task(recipe: Recipe, origins: Mapping[str, str], source: str | None = None, group: Group = ALONE) -> Task:
     """Make the run folder and decide everything; if that fails, nothing is left on the disk.
 
-    `source` is the name of the recipe. Raises a UnetkitError for what recipe, data or machine do not allow.
+    `source` is the name of the recipe. Of a group the first process decides for all. Raises a UnetkitError for what
+    recipe, data or machine do not allow.
     """
-    device = pick_device(recipe.train.device)
-    # first the folder: an output that cannot be written is known before the data are measured
-    folder = new_run_folder(recipe, _title(recipe, source))
-    with folder.kept_on_success():
-        preparation = prepare_plan(recipe)
-        _check(recipe, preparation)
-        folder.write(recipe, origins, preparation.plan, preparation.split)
-    return Task(recipe, origins, folder, preparation, device)
+    with group.together():
+        device = _device(recipe, group)
+
+    def decide() -> tuple[RunFolder, Preparation]:
+        # first the folder: an output that cannot be written is known before the data are measured
+        folder = new_run_folder(recipe, run_title(recipe, source))
+        with folder.kept_on_success():
+            preparation = prepare_plan(recipe)
+            check_task(recipe, preparation)
+            folder.write(recipe, origins, preparation.plan, preparation.split)
+        return folder, preparation
+
+    folder, preparation = group.first(decide)
+    # who made the folder takes it away again
+    return Task(recipe, origins, folder if group.leads else RunFolder(folder.path), preparation, device, group)
 
 
-def reopen_task(path: Path) -> Task:
-    """Take recipe, plan and split from a run; only the data set is opened again.
+def reopen_task(path: Path, group: Group = ALONE, changes: Mapping[str, Any] | None = None) -> Task:
+    """Take recipe, plan and split from a run; only the data set is opened again. `changes` are as `changed` takes them.
 
-    Raises CheckpointError if the folder is no run.
+    With another number of processes than before, each takes another part of the same batch. Raises CheckpointError
+    if the folder is no run, or the batch cannot be divided so.
     """
     folder = RunFolder(path)
-    recipe, origins, plan, split = folder.read()
-    device = pick_device(recipe.train.device)
-    return Task(recipe, origins, folder, Preparation(open_dataset(recipe.data), split, plan), device)
+    with group.together():
+        recipe, origins, plan, split = folder.read()
+        recipe = _shared_out(changed(recipe, changes or {}, FREE), plan, path, group)
+        device = _device(recipe, group)
+        preparation = Preparation(open_dataset(recipe.data), split, plan)
+    return Task(recipe, origins, folder, preparation, device, group)
 
 
-def _title(recipe: Recipe, source: str | None) -> str:
+FREE = ("train.device", "train.workers")
+"""Keys that may differ when a run is gone on with, as they change no result."""
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any], free: Sequence[str]) -> Recipe:
+    """Return a stored recipe with some of its `free` keys (dotted) changed. Raises RecipeError for any other key."""
+    if fixed := [key for key in changes if key not in free]:
+        raise RecipeError(
+            f"resume goes on with the run's own recipe, of which only {', '.join(free)} can be changed; drop "
+            f"{', '.join(fixed)}, or train anew without resume"
+        )
+    if not changes:
+        return recipe
+    tree = recipe.model_dump(mode="json")
+    tree["train"] |= {key.partition(".")[2]: value for key, value in changes.items()}
+    return recipe_from_json(tree)
+
+
+def _device(recipe: Recipe, group: Group) -> torch.device:
+    check_parallel(recipe.train.parallel, group)
+    return group.pick_device(recipe.train.device)
+
+
+def _shared_out(recipe: Recipe, plan: Plan, path: Path, group: Group) -> Recipe:
+    """Return a run's recipe with the batch of each process such that all of them have the batch of before."""
+    if not (path / LAST).is_file():
+        return recipe
+    state = read_state(path / LAST)
+    # written before there were several processes: one
+    world, batch = state.get("world", 1), state.get("batch", recipe.train.batch_size or plan.batch_size)
+    if world * batch % group.world:
+        raise CheckpointError(
+            f"{path}: its batch of {world} x {batch} samples cannot be shared by {group.world} processes; "
+            f"resume with a number that divides {world * batch}, such as {world}"
+        )
+    if world == group.world:
+        return recipe
+    train = recipe.train.model_copy(update={"batch_size": world * batch // group.world})
+    return recipe.model_copy(update={"train": train})
+
+
+def run_title(recipe: Recipe, source: str | None) -> str:
     """Return recipe (else model) and data set as part of a folder name."""
     data = recipe.data.dataset or Path(os.path.expanduser(recipe.data.root or "data")).resolve().name
     # a recipe that nobody named says less than the model
@@ -68,8 +126,8 @@ def _title(recipe: Recipe, source: str | None) -> str:
     return re.sub(r"[^\w.-]+", "_", f"{first}_{data}")
 
 
-def _check(recipe: Recipe, preparation: Preparation) -> None:
-    """Refuse now what would otherwise fail after the preprocessing."""
+def check_task(recipe: Recipe, preparation: Preparation) -> None:
+    """Refuse now what would otherwise fail after the preprocessing. Raises RecipeError or CheckpointError."""
     build_loss(recipe.train.loss, preparation.plan.labels)
     info = model_info(recipe.model.name)
     if recipe.train.deep_supervision is True and not info.deep_supervision:

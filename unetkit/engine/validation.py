@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from unetkit.data.share import merged
+from unetkit.engine.distributed import ALONE, Group
 from unetkit.engine.fit import Score
 from unetkit.engine.prepare import Reference
 from unetkit.infer.device import pick_compute
@@ -19,10 +21,15 @@ from unetkit.recipe.schema import Recipe
 
 
 class Validation:
-    """Scores a network on fixed cases by Dice alone, with the recipe's rule for absent classes."""
+    """Scores a network on fixed cases by Dice alone, with the recipe's rule for absent classes.
 
-    def __init__(self, cases: Sequence[Reference], plan: Plan, recipe: Recipe, device: torch.device) -> None:
-        self.cases, self.plan = cases, plan
+    Of a group each process has `cases` of its own, and all get the score of all cases.
+    """
+
+    def __init__(
+        self, cases: Sequence[Reference], plan: Plan, recipe: Recipe, device: torch.device, group: Group = ALONE
+    ) -> None:
+        self.cases, self.plan, self.group = cases, plan, group
         self.settings = recipe.infer
         # distances would take longer than the predictions
         self.rules = recipe.evaluate.model_copy(update={"distances": False})
@@ -31,7 +38,10 @@ class Validation:
     def __call__(self, network: nn.Module) -> Score:
         """Return the mean over cases of the mean Dice of their classes, and each class's mean; NaN without cases."""
         predictor = Predictor(network.eval(), self.plan, self.settings, self.compute)
-        rows = [self._dice(predictor, case) for case in self.cases]
+        with self.group.together():
+            own = [self._dice(predictor, case) for case in self.cases]
+        # in the order of the cases, whoever scored them: sums depend on it in their last bit
+        rows = merged(self.group.gather(own))
         # both means leave NaN out, so the mean over cases is not the mean over classes
         per_class = {name: _mean([row[name] for row in rows]) for name in self.plan.labels.classes}
         return Score(_mean([_mean(list(row.values())) for row in rows]), per_class)

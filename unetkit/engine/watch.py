@@ -8,13 +8,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unetkit.engine.distributed import ALONE, Group
 from unetkit.errors import RecipeError
 
 
 class LossWatch:
-    """Collects [loss, gradient norm] of steps with the cases they saw; reads them from the device in one go."""
+    """Collects [loss, gradient norm] of steps with the cases they saw; reads them from the device in one go.
 
-    def __init__(self) -> None:
+    The processes of a `group` read together, and see the mean of their losses.
+    """
+
+    def __init__(self, group: Group = ALONE) -> None:
+        self.group = group
         self._values: list[Tensor] = []
         self._steps: list[tuple[int, float, tuple[str, ...]]] = []
 
@@ -31,8 +36,11 @@ class LossWatch:
         if not self._values:
             return []
         rows = torch.stack(self._values).tolist()  # waits for the device, once for many steps
-        steps, self._steps, self._values = self._steps, [], []
-        for (loss, norm), (step, rate, cases) in zip(rows, steps, strict=True):
+        own = list(zip(rows, self._steps, strict=True))
+        self._steps, self._values = [], []
+        # step by step, and of each step all processes, so that all stop at the same one
+        turns = list(zip(*self.group.gather(own), strict=True))
+        for (loss, norm), (step, rate, cases) in (part for turn in turns for part in turn):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
                 raise RecipeError(
@@ -40,4 +48,4 @@ class LossWatch:
                     "lower train.optimizer.lr, set train.clip_norm or train.precision=fp32, or look at those cases "
                     "with `unetkit inspect`; nothing was saved since"
                 )
-        return [loss for loss, _ in rows]
+        return [sum(loss for (loss, _), _ in turn) / len(turn) for turn in turns]

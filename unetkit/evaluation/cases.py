@@ -18,7 +18,7 @@ from unetkit.data.preprocess import preprocess
 from unetkit.data.splits import Split, make_split
 from unetkit.errors import DataError, RecipeError, UnetkitError
 from unetkit.evaluation.result import Evaluation, require_scores
-from unetkit.evaluation.tally import Tally
+from unetkit.evaluation.tally import Peers, Tally
 from unetkit.infer.inputs import check_image
 from unetkit.infer.predictor import Predictor
 from unetkit.progress import Progress
@@ -40,22 +40,26 @@ def evaluate_cases(
     progress: Progress | None = None,
     about: Mapping[str, str] | None = None,
     sink: Sink | None = None,
+    peers: Peers | None = None,
 ) -> Evaluation:
     """Predict cases of a data set and score them on their own grid, by the recipe's `evaluate` section.
 
     A case that fails is named in `failures` and the others go on; `require_scores` tells whether any is left.
     `progress` is called with (cases, of all); `about` adds to what is known of model and data set; `sink` gets every
-    prediction, before its case counts as scored.
+    prediction, before its case counts as scored. With `peers` each process predicts its share of the cases and gets
+    the evaluation of all.
     """
     tally = Tally(predictor.plan.labels, recipe.evaluate)
-    for number, case_id in enumerate(case_ids, start=1):
+    own = case_ids if peers is None else peers.share.of(case_ids)
+    for number, case_id in enumerate(own, start=1):
         try:
             _score(predictor, dataset.case(case_id), tally, sink)
         # What is the fault of one case's files or size ends that case; anything else is a bug and ends the run.
         except (UnetkitError, MemoryError) as error:
             tally.failures[case_id] = str(error) if isinstance(error, UnetkitError) else "not enough memory"
         if progress:
-            progress(number, len(case_ids))
+            progress(number, len(own))
+    tally = tally.joined(peers, case_ids)
     return tally.result({"model": recipe.model.name, **about_dataset(dataset), **(about or {})})
 
 

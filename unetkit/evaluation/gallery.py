@@ -31,6 +31,11 @@ class Gallery:
             large = max(picture.image.shape[:2]) > _LARGE
             self._kept.append(Shown(case, dice, square_pixels(picture) if large else picture))
 
+    def join(self, other: Gallery) -> None:
+        """Take over what another gallery kept."""
+        self._kept += other._kept
+        self._scores += other._scores
+
     def chosen(self) -> dict[str, Shown]:
         """Return best, median and worst case; the median is the kept one next to it. Fewer cases, fewer roles."""
         if not self._kept:

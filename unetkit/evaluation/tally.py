@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
 
+from unetkit.data.share import Share
 from unetkit.evaluation.gallery import Gallery
 from unetkit.evaluation.result import Evaluation
 from unetkit.metrics import Scores, aggregate, case_mean, describe, evaluate_case
 from unetkit.recipe.schema import EvaluateSection
 from unetkit.report import take_picture
 from unetkit.types import Labels, Volume
+
+
+class Peers(Protocol):
+    """The processes that share out the cases."""
+
+    @property
+    def share(self) -> Share:
+        """The part of this process."""
+
+    def gather(self, value: Tally) -> list[Tally]:
+        """Return the values of all processes, by rank."""
 
 
 class Tally:
@@ -29,6 +44,18 @@ class Tally:
         # Pictures without a spacing count in pixels; one case with a spacing makes the whole table mm.
         self.metric = self.metric or image.affine is not None or any(s != 1 for s in image.spacing)
         self.gallery.add(case, case_mean(scores, "dice"), take_picture(image, pred, ref))
+
+    def joined(self, peers: Peers | None, order: Sequence[str]) -> Tally:
+        """Return the tally of all processes, the same on each, with its cases in the given order."""
+        total = Tally(self.labels, self.rules)
+        for part in [self] if peers is None else peers.gather(self):
+            total.rows |= part.rows
+            total.failures |= part.failures
+            total.gallery.join(part.gallery)
+            total.metric = total.metric or part.metric
+        total.rows = {case: total.rows[case] for case in order if case in total.rows}
+        total.failures = {case: total.failures[case] for case in order if case in total.failures}
+        return total
 
     def result(self, about: dict[str, str]) -> Evaluation:
         """Return the evaluation of all cases so far; distances are in pixels if no case had a spacing."""

@@ -27,7 +27,7 @@ class Boundary(nn.Module):
         masks = g.detach().bool().cpu().numpy()
         maps = np.stack([[signed_distance(mask) for mask in sample] for sample in masks])
         phi = torch.from_numpy(maps).to(p)
-        return (p * phi).sum() / (seen.valid.expand_as(p).sum()).clamp_min(1)
+        return seen.mean((p * phi).sum(), seen.valid.expand_as(p).sum())
 
 
 def signed_distance(mask: np.ndarray) -> np.ndarray:

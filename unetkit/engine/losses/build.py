@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from unetkit.engine.losses.boundary import Boundary
 from unetkit.engine.losses.comparison import Comparison
 from unetkit.engine.losses.overlap import SoftDice, Tversky
 from unetkit.engine.losses.pixelwise import CrossEntropy
+from unetkit.engine.losses.pool import Pool
 from unetkit.errors import RecipeError
 from unetkit.recipe.schema import LossSection
 from unetkit.types import Labels
@@ -43,10 +45,12 @@ class SegmentationLoss(nn.Module):
 
     Called with logits [B, K, *S], or a tuple of them, finest first, and labels uint8 [B, L, *S]. Resolution i
     weighs 2^-i, the lowest 0 unless it is the only one, normalised to 1; its labels are the nearest of the finest.
-    `progress` is the share of the training that is done, 0 to 1, read by terms that grow.
+    `progress` is the share of the training that is done, 0 to 1, read by terms that grow. `pool` joins the sums of
+    processes that train together, so that the mean of their losses is the loss of their samples as one batch.
     """
 
     progress: Tensor
+    pool: Pool | None = None
 
     def __init__(self, terms: Sequence[Term], regions: bool) -> None:
         super().__init__()
@@ -60,7 +64,9 @@ class SegmentationLoss(nn.Module):
         outputs = [output] if isinstance(output, Tensor) else list(output)
         shares = supervision_weights(len(outputs))
         # the sums below must not be done in bf16 or fp16
-        with torch.autocast(target.device.type, enabled=False):
+        device = target.device.type
+        # tensors without content, on which the plan counts a step's memory, have no autocast to switch off
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             parts = [
                 share * self._one(logits, nearest(target, logits.shape[2:]))
                 for share, logits in zip(shares, outputs, strict=True)
@@ -69,7 +75,7 @@ class SegmentationLoss(nn.Module):
         return torch.stack(parts).sum()
 
     def _one(self, logits: Tensor, labels: Tensor) -> Tensor:
-        seen = Comparison(logits, labels, self.regions)
+        seen = Comparison(logits, labels, self.regions, self.pool)
         total = seen.logits.new_zeros(())
         # progress is a tensor on the device: a number would make torch.compile build anew at every step
         for module, (weight, grows) in zip(self.parts, self.weights, strict=True):

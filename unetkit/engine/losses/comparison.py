@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unetkit.engine.losses.pool import Pool
 from unetkit.types import IGNORE
 
 
@@ -16,13 +17,28 @@ class Comparison:
 
     `regions`: one sigmoid per channel (L = K, labels 0, 1 or IGNORE); otherwise a softmax over exclusive
     classes (L = 1, labels 0 to K-1 or IGNORE). Everything is fp32 (or fp64 where the logits are), because
-    sums over a patch overflow fp16. What two terms need is computed once.
+    sums over a patch overflow fp16. What two terms need is computed once. `pool` adds up what processes that train
+    together have of one batch.
     """
 
-    def __init__(self, logits: Tensor, labels: Tensor, regions: bool) -> None:
+    def __init__(self, logits: Tensor, labels: Tensor, regions: bool, pool: Pool | None = None) -> None:
         self.logits = logits if logits.dtype == torch.float64 else logits.float()
         self.labels = labels
         self.regions = regions
+        self._pool = pool
+
+    def pooled(self, sums: Tensor) -> Tensor:
+        """Return sums over this process's samples as sums over those of all processes."""
+        return sums if self._pool is None else self._pool(sums)
+
+    def mean(self, total: Tensor, weight: Tensor) -> Tensor:
+        """Return total / weight, both sums over this process's samples, so that the processes' mean is the batch's.
+
+        0 where nothing weighs anything.
+        """
+        # the processes average their gradients, hence their number
+        shares = 1 if self._pool is None else self._pool.world
+        return total * shares / self.pooled(weight).clamp_min(torch.finfo(total.dtype).tiny)
 
     @cached_property
     def valid(self) -> Tensor:

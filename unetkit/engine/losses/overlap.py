@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from unetkit.engine.losses.comparison import Comparison
@@ -13,9 +14,9 @@ TINY = 1e-8
 class SoftDice(nn.Module):
     """One minus the mean over classes of (2 TP + smooth) / (P + G + smooth), as nnU-Net computes it.
 
-    TP, P and G are sums of p*g, p and g over the valid voxels of a sample, or of the whole batch with
-    `batch`. `squared` takes p^2 and g^2 in P and G (V-Net, arXiv:1606.04797). The background channel of
-    exclusive classes counts with `background` only.
+    TP, P and G are sums of p*g, p and g over the valid voxels of a sample, or with `batch` of the whole batch, that of
+    all processes which train together. `squared` takes p^2 and g^2 in P and G (V-Net, arXiv:1606.04797). The
+    background channel of exclusive classes counts with `background` only.
     """
 
     def __init__(self, smooth: float, batch: bool = False, background: bool = False, squared: bool = False) -> None:
@@ -29,6 +30,8 @@ class SoftDice(nn.Module):
         axes = _axes(p, self.batch)
         hit = (p * g).sum(axes)  # TP per sample and class [B, F], or per class [F]
         total = p.pow(power).sum(axes) + g.sum(axes)  # g is 0 or 1: its square is itself
+        if self.batch:
+            hit, total = seen.pooled(torch.stack([hit, total]))
         return 1 - ((2 * hit + self.smooth) / (total + self.smooth).clamp_min(TINY)).mean()
 
 
@@ -49,6 +52,8 @@ class Tversky(nn.Module):
         hit = (p * g).sum(axes)  # TP
         # FP = P - TP, FN = G - TP
         wrong = self.alpha * (p.sum(axes) - hit) + self.beta * (g.sum(axes) - hit)
+        if self.batch:
+            hit, wrong = seen.pooled(torch.stack([hit, wrong]))
         return 1 - ((hit + self.smooth) / (hit + wrong + self.smooth).clamp_min(TINY)).mean()
 
 

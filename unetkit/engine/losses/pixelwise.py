@@ -32,7 +32,7 @@ class CrossEntropy(nn.Module):
             # -expm1(-cost) is 1 - p, exact for p near 1; the floor keeps the power's slope finite there
             cost = cost * (-torch.expm1(-cost)).clamp_min(torch.finfo(cost.dtype).tiny) ** self.gamma
         # divided by the weights, not the voxels: as torch's cross_entropy with weights does
-        return (cost * weight).sum() / weight.sum().clamp_min(torch.finfo(cost.dtype).tiny)
+        return seen.mean((cost * weight).sum(), weight.sum())
 
     def _weight(self, seen: Comparison) -> Tensor:
         """Weight of each voxel, 0 where ignored: [B, 1, *S], or [B, K, *S] for regions."""
