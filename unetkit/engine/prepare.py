@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from unetkit.data.cases import read_case
 from unetkit.data.datasets import Dataset, open_dataset
 from unetkit.data.loader import LazyCases
+from unetkit.data.locations import find_locations
 from unetkit.data.preprocess import Prepared, preprocess
 from unetkit.data.splits import Split, make_split
+from unetkit.data.store import (
+    StoredCase,
+    available_memory,
+    gigabytes,
+    open_store,
+    packed,
+    prepared_bytes,
+    require_room,
+    unpacked,
+)
 from unetkit.errors import DataError
 from unetkit.plan.fingerprint import measure
 from unetkit.plan.plan import Plan
@@ -25,6 +40,11 @@ from unetkit.registry import model_info
 
 # Each thread holds a case in several copies, so more of them cost memory rather than save time.
 _MOST_THREADS = 8
+# Cases of which a loader process keeps maps open (each takes two file handles), or copies where they are made anew.
+_MAPPED, _MOST_KEPT, _KEPT_BYTES = 32, 8, 2**29
+# Of the memory that is free; the rest is for loader processes, the network and the validation.
+_MEMORY_SHARE = 0.25
+Key = TypeVar("Key")
 Item = TypeVar("Item")
 
 
@@ -57,44 +77,39 @@ def prepare_plan(recipe: Recipe) -> Preparation:
 
 
 def training_cases(preparation: Preparation, recipe: Recipe, shown: bool) -> Sequence[Prepared]:
-    """Return the preprocessed training cases: all in memory, or read anew at each access (data.cache=none).
+    """Return the preprocessed training cases where data.cache wants them: in memory, in a store, or made when asked.
 
-    Raises DataError for a case that cannot be used.
+    Their voxels are the same in each, as all of them are packed (see `data/store`). Raises DataError for a case that
+    cannot be used, and for a disk without room.
     """
-    dataset, plan = preparation.dataset, preparation.plan
-
-    def load(case_id: str) -> Prepared:
-        image, label = read_case(dataset.case(case_id), plan.labels)
-        return preprocess(image, label, plan, case_id=case_id)
-
-    if recipe.data.cache == "none":
-        return LazyCases(preparation.split.train, load)
-    # threads, not processes: unpacking and resampling release the interpreter lock, and nothing has to be copied
-    return _in_threads(load, preparation.split.train, "preprocess to train", shown)
+    ids, maker = preparation.split.train, _Maker(preparation.dataset, preparation.plan)
+    match _cache(preparation, recipe, shown):
+        case "none":
+            return LazyCases(ids, maker.training, keep=_keep(preparation))
+        case "memory":
+            return _in_threads(maker.training, ids, "preprocess to train", shown)
+    stored = _stored(preparation, recipe, ids, shown)
+    return LazyCases(ids, partial(_opened, {case.id: case for case in stored}), keep=_MAPPED, ready=True)
 
 
 def validation_cases(preparation: Preparation, recipe: Recipe, shown: bool) -> Sequence[Reference]:
     """Return the cases of validations within the training, true labels on their own grid; cached as those that train.
 
-    Raises DataError for a case that cannot be used.
+    Raises DataError for a case that cannot be used, and for a disk without room.
     """
-    dataset, plan = preparation.dataset, preparation.plan
-    ids = preparation.split.val[: recipe.train.validation_cases]
-
-    def load(case_id: str) -> Reference:
-        image, label = read_case(dataset.case(case_id), plan.labels)
-        if label is None:
-            raise DataError(f"case {case_id}: has no label to validate with; add one, or leave the case out")
-        # the label stays on its own grid: Dice is measured where the user will look
-        return Reference(preprocess(image, None, plan, case_id=case_id), label.data)
-
-    return (
-        _ReadAnew(ids, load) if recipe.data.cache == "none" else _in_threads(load, ids, "preprocess to validate", shown)
-    )
+    ids, maker = _validating(preparation, recipe), _Maker(preparation.dataset, preparation.plan)
+    match _cache(preparation, recipe, False):
+        case "none":
+            return _References(ids, maker.reference)
+        case "memory":
+            held = _in_threads(maker.reference, ids, "preprocess to validate", shown)
+            return _References(ids, dict(zip(ids, held, strict=True)).__getitem__)
+    stored = _stored(preparation, recipe, ids, shown, truth=True)
+    return _References(ids, partial(_opened_reference, {case.id: case for case in stored}))
 
 
-class _ReadAnew(Sequence[Reference]):
-    """References that are read whenever they are asked for."""
+class _References(Sequence[Reference]):
+    """References that are fetched, and their images brought to float32, whenever they are asked for."""
 
     def __init__(self, ids: Sequence[str], load: Callable[[str], Reference]) -> None:
         self.ids, self.load = ids, load
@@ -103,14 +118,108 @@ class _ReadAnew(Sequence[Reference]):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Reference:  # type: ignore[override]
-        return self.load(self.ids[index])
+        found = self.load(self.ids[index])
+        return replace(found, prepared=replace(found.prepared, data=unpacked(found.prepared.data)))
 
 
-def _in_threads(load: Callable[[str], Item], ids: Sequence[str], title: str, shown: bool) -> list[Item]:
+@dataclass(frozen=True)
+class _Maker:
+    """Prepares cases in memory; a class and no closure, as loader processes may get it pickled."""
+
+    dataset: Dataset
+    plan: Plan
+
+    def training(self, case_id: str) -> Prepared:
+        """Return a case with packed image, label and the index of its foreground."""
+        image, label = read_case(self.dataset.case(case_id), self.plan.labels)
+        return self._packed(preprocess(image, label, self.plan, case_id=case_id))
+
+    def reference(self, case_id: str) -> Reference:
+        """Return a case with packed image; its label stays on its own grid: Dice is measured where the user looks."""
+        image, label = read_case(self.dataset.case(case_id), self.plan.labels)
+        if label is None:
+            raise DataError(f"case {case_id}: has no label to validate with; add one, or leave the case out")
+        return Reference(self._packed(preprocess(image, None, self.plan, case_id=case_id)), label.data)
+
+    def _packed(self, case: Prepared) -> Prepared:
+        known = None if case.label is None else find_locations(case.label, regions=self.plan.labels.regions)
+        return replace(case, data=packed(case.data, self.plan.normalization), locations=known)
+
+
+def _opened(stored: Mapping[str, StoredCase], case_id: str) -> Prepared:
+    return stored[case_id].open()
+
+
+def _opened_reference(stored: Mapping[str, StoredCase], case_id: str) -> Reference:
+    return Reference(stored[case_id].open(), stored[case_id].open_truth())
+
+
+def _validating(preparation: Preparation, recipe: Recipe) -> tuple[str, ...]:
+    return preparation.split.val[: recipe.train.validation_cases]
+
+
+def _cache(preparation: Preparation, recipe: Recipe, shown: bool) -> str:
+    """Settle data.cache=auto, by what the headers of all cases say they will take."""
+    section = recipe.data
+    if section.cache != "auto":
+        return section.cache
+    if section.store is not None:
+        return "disk"
+    ids = (*preparation.split.train, *_validating(preparation, recipe))
+    needed = sum(prepared_bytes(preparation.dataset.case(name), preparation.plan) for name in ids)
+    free = available_memory()
+    if needed <= _MEMORY_SHARE * free:
+        return "memory"
+    if shown:
+        print(
+            f"note: prepared cases take about {gigabytes(needed)}, and {gigabytes(free)} of memory are free: "
+            f"they are kept in {_store_folder(recipe)} (data.store, data.cache)",
+            file=sys.stderr,
+        )
+    return "disk"
+
+
+def _store_folder(recipe: Recipe) -> Path:
+    given = recipe.data.store
+    return Path.home() / ".cache" / "unetkit" / "store" if given is None else Path(os.path.expanduser(given))
+
+
+def _stored(
+    preparation: Preparation, recipe: Recipe, ids: Sequence[str], shown: bool, *, truth: bool = False
+) -> list[StoredCase]:
+    """Make what the store lacks, after a look at the room on its disk."""
+    plan, store = preparation.plan, open_store(_store_folder(recipe))
+    if store.note is not None and shown:
+        print(f"note: {store.note}", file=sys.stderr)
+    cases = [preparation.dataset.case(name) for name in ids]
+    names = _in_threads(lambda case: store.names(case, plan, truth=truth), cases, "look for prepared cases", shown)
+    found = dict(zip(ids, names, strict=True))
+    missing = [case for case in cases if found[case.id].missing()]
+    require_room(store.folder, sum(prepared_bytes(case, plan) for case in missing), len(missing))
+    title = f"preprocess to {'validate' if truth else 'train'}"
+    return _in_threads(lambda case: store.add(case, plan, found[case.id]), cases, title, shown)
+
+
+def _keep(preparation: Preparation) -> int:
+    """Return how many cases a process keeps that are made when asked for."""
+    sizes = (prepared_bytes(preparation.dataset.case(name), preparation.plan) for name in preparation.split.train)
+    return min(_MOST_KEPT, max(1, _KEPT_BYTES // max(1, *sizes, 1)))
+
+
+def _in_threads(load: Callable[[Key], Item], keys: Sequence[Key], title: str, shown: bool) -> list[Item]:
+    # threads, not processes: unpacking and resampling release the interpreter lock, and nothing has to be copied
     tick, found = case_bar(title, shown), []
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
-        # in order, whatever order they finish in: the sampler numbers the cases
-        for item in pool.map(load, ids):
-            found.append(item)
-            tick(len(found), len(ids))
+    cores, inner = os.cpu_count() or 1, torch.get_num_threads()
+    workers = max(1, min(cores, _MOST_THREADS, len(keys)))
+    try:
+        # the cores are shared out: torch would start as many threads as there are cores in every one of ours
+        with ThreadPoolExecutor(
+            workers, initializer=torch.set_num_threads, initargs=(max(1, inner // workers),)
+        ) as pool:
+            # in order, whatever order they finish in: the sampler numbers the cases
+            for item in pool.map(load, keys):
+                found.append(item)
+                tick(len(found), len(keys))
+    finally:
+        torch.set_num_threads(inner)
     return found

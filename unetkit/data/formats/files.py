@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from unetkit.errors import DataError, UnetkitError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 
 @dataclass(frozen=True)
 class Peek:
-    """What the header of a file tells: channels C and spatial shape S."""
+    """What the header of a file tells: channels C, spatial shape S, and the affine to RAS+ where it has one."""
 
     channels: int
     shape: tuple[int, ...]
+    affine: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def dims(self) -> int:
@@ -47,10 +52,11 @@ def decoding(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; move it into place only when all is on disk.
 
-    Raises DataError if the folder cannot be written or the disk is full; nothing is left behind then.
+    Without `sync` it need not be there yet: for files that may be lost. Raises DataError if the folder cannot be
+    written or the disk is full; nothing is left behind then.
     """
     temporary: Path | None = None
     made: tuple[Path, ...] = ()
@@ -59,9 +65,10 @@ def replacing(path: Path) -> Iterator[Path]:
         # The full name comes last, because writers choose the format by suffix.
         temporary = path.parent / f".{uuid4().hex}.{path.name}"
         yield temporary
-        with temporary.open("rb+") as file:
-            # Without it a crash after the rename may leave a file of the right name and no content.
-            os.fsync(file.fileno())
+        if sync:
+            with temporary.open("rb+") as file:
+                # Without it a crash after the rename may leave a file of the right name and no content.
+                os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
         raise DataError(

@@ -70,7 +70,10 @@ def peek(path: Path) -> Peek:
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
         size = tuple(int(n) for n in reader.GetSize())
-        return Peek(int(reader.GetNumberOfComponents()), size if len(size) != 2 else size[::-1])
+        channels = int(reader.GetNumberOfComponents())
+        if len(size) == 2:
+            return Peek(channels, size[::-1])
+        return Peek(channels, size, ItkGeometry(reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection()).affine)
 
 
 def write(volume: Volume, path: Path) -> None:

@@ -39,7 +39,7 @@ def peek(path: Path) -> Peek:
     # A NIfTI file of two axes is a volume of one slice.
     spatial = (*shape[:3], 1)[:3]
     extra = int(np.prod(shape[3:], dtype=int))
-    return Peek(len(fields) if fields else extra, spatial)
+    return Peek(len(fields) if fields else extra, spatial, image.affine)
 
 
 def write(volume: Volume, path: Path) -> None:
