@@ -115,12 +115,6 @@ def expected_shape(image: Volume, plan: Plan) -> tuple[int, ...]:
     return _geometry(image, axes, flips, tuple((0, image.shape[axis]) for axis in axes), plan).shape
 
 
-def expected_shape(image: Volume, plan: Plan) -> tuple[int, ...]:
-    """Return the prepared size of an image before any crop, without looking at a voxel. Raises DataError."""
-    axes, flips = _orientation(image, plan.transpose)
-    return _geometry(image, axes, flips, tuple((0, image.shape[axis]) for axis in axes), plan).shape
-
-
 def prepare_label(label: Volume, geometry: Geometry, plan: Plan) -> np.ndarray:
     """Bring an encoded label [L, *S] to the grid of its prepared image: uint8 [L, *P]. Raises ShapeError."""
     return _on_network_grid(label, geometry, 0 if geometry.corners else int(plan.resampling["label"]))

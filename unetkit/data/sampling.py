@@ -130,13 +130,6 @@ class PatchSampler:
             self._locations[case] = find_locations(label, regions=self.rule.regions)
         return self._locations[case]
 
-    def _known(self, case: int, prepared: Prepared, label: np.ndarray) -> Locations:
-        if prepared.locations is not None:
-            return prepared.locations
-        if case not in self._locations:
-            self._locations[case] = find_locations(label, regions=self.rule.regions)
-        return self._locations[case]
-
     def _forced(self, index: int, rng: np.random.Generator) -> bool:
         """The last samples of a batch hold foreground; a batch of one draws instead."""
         size, share = self.rule.batch_size, self.rule.oversample
