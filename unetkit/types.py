@@ -60,7 +60,8 @@ class Case:
 
     `group` is the patient (or slide, or site) that must not be split; `roi` is a mask outside of which
     nothing counts. Where the data set itself says so, `split` is "train", "val", "test" or the name of a
-    further test set ("test_..."), and `fold` the number of the fold in which the case validates.
+    further test set ("test_..."), and `fold` the number of the fold in which the case validates. `previous` is the
+    label map that an earlier stage of a cascade made of the case.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Case:
     roi: Path | None = None
     split: str | None = None
     fold: int | None = None
+    previous: Path | None = None
 
 
 @dataclass(frozen=True)

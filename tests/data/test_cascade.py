@@ -13,14 +13,14 @@ from unetkit.data.augment import Sample, augment
 from unetkit.data.augment_draw import OPERATIONS, Draw, Morphology, draw_sample
 from unetkit.data.augment_masks import apply_morphology, change_masks, drop_component
 from unetkit.data.augment_table import PRESETS, Masks, Table, decide_table
-from unetkit.data.cascade import encode_previous, network_input, one_hot, open_masks
+from unetkit.data.cascade import encode_previous, network_input, one_hot, open_masks, stage_of
 from unetkit.data.loader import TrainingLoader
 from unetkit.data.preprocess import Prepared, preprocess
 from unetkit.data.streams import random_stream
 from unetkit.errors import DataError, RecipeError, ShapeError
 from unetkit.plan.plan import Normalization, Plan
 from unetkit.recipe.schema import AugmentSection, Recipe
-from unetkit.types import IGNORE, Labels, Volume
+from unetkit.types import IGNORE, Case, Labels, Volume
 
 CPU = torch.device("cpu")
 ORGANS = Labels(("left", "right", "middle"), ((1,), (2,), (7,)), ignore=(9,))
@@ -198,7 +198,8 @@ def test_maps_come_from_files_of_the_case_in_any_axis_order(tmp_path: Path) -> N
     expected = encoded.data.copy()
     expected[:, :, 0] = 0
     np.testing.assert_array_equal(masks.read("a", image).data, expected)
-    case = masks.prepared(preprocess(image, label, plan, case_id="a"), plan)
+    case = preprocess(image, label, plan, case_id="a")
+    case = replace(case, previous=stage_of(Case("a", (), previous=masks.file("a")), case.geometry, plan))
     np.testing.assert_array_equal(
         case.previous, preprocess(image, None, plan, previous=masks.read("a", image)).previous
     )
@@ -212,9 +213,8 @@ def test_faults_of_the_earlier_stage_name_the_case(tmp_path: Path) -> None:
     plan = make_plan()
     masks = open_masks(tmp_path, plan)
     with pytest.raises(DataError, match=r"case a: .* holds no label map of that name .*; predict the case"):
-        masks.require(["a"])
+        masks.file("a")
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), image.affine), tmp_path / "a.nii.gz")
-    masks.require(["a"])
     with pytest.raises(DataError, match=r"case a: the stage before has shape 4 x 4 x 4 against 20 x 18 x 14 of the im"):
         masks.read("a", image)
     nib.save(nib.Nifti1Image(np.full(image.shape, 5, np.uint8), image.affine), tmp_path / "a.nii.gz")

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unetkit.data.datasets import Dataset
 from unetkit.data.geometry import difference, stored_like
 from unetkit.data.labels import encode
 from unetkit.data.preprocess import Geometry, Prepared, prepare_previous
 from unetkit.data.volumes import known_suffixes, read_volume
 from unetkit.errors import DataError, RecipeError
 from unetkit.plan.plan import Plan
-from unetkit.types import IGNORE, Labels, Volume
+from unetkit.types import IGNORE, Case, Labels, Volume
 
 
 @dataclass(frozen=True)
@@ -32,23 +33,11 @@ class StageMasks:
     labels: Labels
 
     def read(self, case_id: str, image: Volume) -> Volume:
-        """Return the encoded map uint8 [L, *S] of a case on the grid of its image.
+        """Return the encoded map uint8 [L, *S] of a case on the grid of its image; raises as `file` and below."""
+        return read_previous(self.file(case_id), image, self.labels, case_id)
 
-        Raises DataError, naming the case, if there is no file, or one of another grid or with unknown values.
-        """
-        return encode_previous(read_volume(self._file(case_id), label=True), image, self.labels, case_id)
-
-    def prepared(self, case: Prepared, plan: Plan) -> Prepared:
-        """Return a prepared case with its map on the network's grid. Raises as `read`."""
-        found = self.read(case.id, _grid(case.geometry))
-        return replace(case, previous=prepare_previous(found, case.geometry, plan))
-
-    def require(self, case_ids: Sequence[str]) -> None:
-        """Raise DataError that names the first of the cases without a map: before any work, not in the midst of it."""
-        for case_id in case_ids:
-            self._file(case_id)
-
-    def _file(self, case_id: str) -> Path:
+    def file(self, case_id: str) -> Path:
+        """Return the file of a case. Raises DataError, naming the case, if there is none."""
         places = (self.folder / f"{case_id}{suffix}" for suffix in known_suffixes)
         found = next((place for place in places if place.is_file()), None)
         if found is None:
@@ -79,6 +68,33 @@ def open_masks(folder: str | Path | None, plan: Plan) -> StageMasks | None:
     if not Path(folder).is_dir():
         raise DataError(f"data.previous={folder}: no such folder; give the label maps of the stage before")
     return StageMasks(Path(folder), plan.labels)
+
+
+def with_masks(dataset: Dataset, case_ids: Sequence[str], folder: str | Path | None, plan: Plan) -> Dataset:
+    """Return the data set with the label map of the stage before for each of the cases, if the plan is a cascade's.
+
+    Raises as `open_masks`, and DataError that names the first case without a map: before any work, not in the midst.
+    """
+    masks = open_masks(folder, plan)
+    if masks is None:
+        return dataset
+    files = {case_id: masks.file(case_id) for case_id in case_ids}
+    return replace(dataset, cases=tuple(replace(case, previous=files.get(case.id)) for case in dataset.cases))
+
+
+def stage_of(case: Case, geometry: Geometry, plan: Plan) -> np.ndarray | None:
+    """Return the earlier stage's map of a case on the grid of its prepared image, uint8 [L, *P], or None without one.
+
+    Raises as `read_previous`.
+    """
+    if case.previous is None:
+        return None
+    return prepare_previous(read_previous(case.previous, geometry.grid, plan.labels, case.id), geometry, plan)
+
+
+def read_previous(path: Path, image: Volume, labels: Labels, case_id: str) -> Volume:
+    """Read a label map of the stage before; see `encode_previous`. Raises DataError for a file that cannot be used."""
+    return encode_previous(read_volume(path, label=True), image, labels, case_id)
 
 
 def encode_previous(found: Volume, image: Volume, labels: Labels, case_id: str) -> Volume:
@@ -125,9 +141,3 @@ def network_input(case: Prepared, plan: Plan) -> Tensor:
     if case.previous is None:
         return image
     return torch.cat((image, torch.from_numpy(case.previous).float()))
-
-
-def _grid(geometry: Geometry) -> Volume:
-    """The grid that a prepared case came from, without its voxels."""
-    nothing = np.broadcast_to(np.uint8(0), (1, *geometry.input_shape))
-    return Volume(nothing, geometry.input_spacing, geometry.affine, geometry.source)

@@ -53,6 +53,11 @@ class Geometry:
         return tuple(stop - start for start, stop in self.box)
 
     @property
+    def grid(self) -> Volume:
+        """Where the input lies, as a volume [1, *S] whose voxels are one zero seen everywhere: it takes no memory."""
+        return Volume(np.broadcast_to(np.int8(0), (1, *self.input_shape)), self.input_spacing, self.affine, self.source)
+
+    @property
     def full_shape(self) -> tuple[int, ...]:
         """Size in voxels after transposition and before the crop."""
         return tuple(self.input_shape[axis] for axis in self.axes)

@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from unetkit.data.cascade import stage_of, with_masks
 from unetkit.data.cases import read_case
 from unetkit.data.datasets import Dataset, open_dataset
 from unetkit.data.loader import LazyCases
@@ -30,6 +31,7 @@ from unetkit.data.store import (
     require_room,
     unpacked,
 )
+from unetkit.engine.distributed import ALONE, Group
 from unetkit.errors import DataError
 from unetkit.plan.fingerprint import measure
 from unetkit.plan.plan import Plan
@@ -76,29 +78,42 @@ def prepare_plan(recipe: Recipe) -> Preparation:
     return Preparation(dataset, split, decide(measure(dataset, split.train), recipe, info))
 
 
-def training_cases(preparation: Preparation, recipe: Recipe, shown: bool) -> Sequence[Prepared]:
+def training_cases(preparation: Preparation, recipe: Recipe, shown: bool, group: Group = ALONE) -> Sequence[Prepared]:
     """Return the preprocessed training cases where data.cache wants them: in memory, in a store, or made when asked.
 
     Their voxels are the same in each, as all of them are packed (see `data/store`). Raises DataError for a case that
     cannot be used, and for a disk without room.
     """
-    ids, maker = preparation.split.train, _Maker(preparation.dataset, preparation.plan)
-    match _cache(preparation, recipe, shown):
+    ids = preparation.split.train
+    preparation = _with_masks(preparation, ids, recipe)
+    maker = _Maker(preparation.dataset, preparation.plan)
+    own = group.share.of(ids)
+    match group.first(lambda: _cache(preparation, recipe, shown, group.beside)):
         case "none":
             return LazyCases(ids, maker.training, keep=_keep(preparation))
         case "memory":
-            return _in_threads(maker.training, ids, "preprocess to train", shown)
+            # every process needs all cases, but each prepares its share of them only: the rest it is sent
+            with group.together():
+                made = _in_threads(maker.training, own, "preprocess to train", shown)
+            return group.exchange(made, len(ids))
+    if group.world > 1:  # each fills its share of the store, and finds the rest there
+        with group.together():
+            _stored(preparation, recipe, own, shown)
     stored = _stored(preparation, recipe, ids, shown)
     return LazyCases(ids, partial(_opened, {case.id: case for case in stored}), keep=_MAPPED, ready=True)
 
 
-def validation_cases(preparation: Preparation, recipe: Recipe, shown: bool) -> Sequence[Reference]:
+def validation_cases(
+    preparation: Preparation, recipe: Recipe, shown: bool, group: Group = ALONE
+) -> Sequence[Reference]:
     """Return the cases of validations within the training, true labels on their own grid; cached as those that train.
 
     Raises DataError for a case that cannot be used, and for a disk without room.
     """
-    ids, maker = _validating(preparation, recipe), _Maker(preparation.dataset, preparation.plan)
-    match _cache(preparation, recipe, False):
+    ids = group.share.of(_validating(preparation, recipe))
+    preparation = _with_masks(preparation, ids, recipe)
+    maker = _Maker(preparation.dataset, preparation.plan)
+    match group.first(lambda: _cache(preparation, recipe, False, group.beside)):
         case "none":
             return _References(ids, maker.reference)
         case "memory":
@@ -143,7 +158,14 @@ class _Maker:
 
     def _packed(self, case: Prepared) -> Prepared:
         known = None if case.label is None else find_locations(case.label, regions=self.plan.labels.regions)
-        return replace(case, data=packed(case.data, self.plan.normalization), locations=known)
+        previous = stage_of(self.dataset.case(case.id), case.geometry, self.plan)
+        return replace(case, data=packed(case.data, self.plan.normalization), locations=known, previous=previous)
+
+
+def _with_masks(preparation: Preparation, ids: Sequence[str], recipe: Recipe) -> Preparation:
+    """Add to the cases what an earlier stage of a cascade made of them."""
+    dataset = with_masks(preparation.dataset, ids, recipe.data.previous, preparation.plan)
+    return replace(preparation, dataset=dataset)
 
 
 def _opened(stored: Mapping[str, StoredCase], case_id: str) -> Prepared:
@@ -158,8 +180,8 @@ def _validating(preparation: Preparation, recipe: Recipe) -> tuple[str, ...]:
     return preparation.split.val[: recipe.train.validation_cases]
 
 
-def _cache(preparation: Preparation, recipe: Recipe, shown: bool) -> str:
-    """Settle data.cache=auto, by what the headers of all cases say they will take."""
+def _cache(preparation: Preparation, recipe: Recipe, shown: bool, copies: int) -> str:
+    """Settle data.cache=auto, by what the headers of all cases say they will take, in `copies` processes."""
     section = recipe.data
     if section.cache != "auto":
         return section.cache
@@ -168,7 +190,7 @@ def _cache(preparation: Preparation, recipe: Recipe, shown: bool) -> str:
     ids = (*preparation.split.train, *_validating(preparation, recipe))
     needed = sum(prepared_bytes(preparation.dataset.case(name), preparation.plan) for name in ids)
     free = available_memory()
-    if needed <= _MEMORY_SHARE * free:
+    if needed * copies <= _MEMORY_SHARE * free:
         return "memory"
     if shown:
         print(

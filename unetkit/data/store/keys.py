@@ -43,6 +43,11 @@ def truth_key(sources: str, plan: Plan) -> str:
     return _hashed("truth", sources, _meaning(plan.labels))
 
 
+def previous_key(images: str, label_map: str, plan: Plan) -> str:
+    """Name the part with the map of a cascade's earlier stage, by the digests of the images and of the map."""
+    return _hashed("previous", images, label_map, _grid(plan), _meaning(plan.labels))
+
+
 def digest(paths: tuple[Path, ...], known: Path) -> str:
     """Return a name for the bytes of files, wherever they lie.
 

@@ -4,6 +4,7 @@
     STORE/v1/image/NAME.npy         intensities on the network's grid, and how they came there
     STORE/v1/label/NAME.npy         encoded labels on that grid, and the index of their foreground
     STORE/v1/truth/NAME.npy         encoded labels on the image's own grid, for validation
+    STORE/v1/previous/NAME.npy      encoded label maps of a cascade's earlier stage, on the network's grid
     STORE/v1/source/NAME.json       digests of source files, not to read them for that again
 
 NAME follows from contents and settings (see keys.py). Parts are whole or not there: whoever is interrupted goes on
@@ -26,12 +27,13 @@ from typing import Any
 
 import numpy as np
 
+from unetkit.data.cascade import stage_of
 from unetkit.data.cases import encode_label, read_label, require_finite
 from unetkit.data.formats.files import replacing
 from unetkit.data.locations import Locations, find_locations
 from unetkit.data.preprocess import Geometry, Prepared, prepare_image, prepare_label
 from unetkit.data.store.geometry import geometry_from_json, geometry_to_json
-from unetkit.data.store.keys import case_sources, image_key, label_key, truth_key
+from unetkit.data.store.keys import case_sources, digest, image_key, label_key, previous_key, truth_key
 from unetkit.data.store.packing import packed
 from unetkit.data.store.part import Part, read_part, write_part
 from unetkit.data.store.room import full_disk, gigabytes
@@ -47,15 +49,16 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Names:
-    """The files of a case's parts; `label` or `truth` is None where it is not asked for."""
+    """The files of a case's parts; `label` or `truth` is None where not asked for, `previous` where there is none."""
 
     image: Path
     label: Path | None
     truth: Path | None
+    previous: Path | None = None
 
     def missing(self) -> bool:
         """Tell whether any part has to be made."""
-        return any(path is not None and read_part(path) is None for path in (self.image, self.label, self.truth))
+        return any(path is not None and read_part(path) is None for path in vars(self).values())
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,15 @@ class StoredCase:
     image: Part
     label: Part | None
     truth: Part | None
+    previous: Part | None = None
 
     def open(self) -> Prepared:
         """Return the case with its arrays mapped, `data` packed."""
         data = self.image.mapped("data")
-        if self.label is None:
-            return Prepared(self.id, data, None, self.geometry)
-        return Prepared(self.id, data, self.label.mapped("data"), self.geometry, _locations(self.label))
+        label = None if self.label is None else self.label.mapped("data")
+        known = None if self.label is None else _locations(self.label)
+        previous = None if self.previous is None else self.previous.mapped("data")
+        return Prepared(self.id, data, label, self.geometry, known, previous)
 
     def open_truth(self) -> np.ndarray:
         """Return the encoded label [L, *S] on the image's own grid, mapped. Raises DataError if it was not added."""
@@ -96,21 +101,27 @@ class Store:
         """
         images, everything = case_sources(case, self.parts / "source")
         image = self._path("image", image_key(images, plan))
+        previous = None
+        if case.previous is not None:
+            key = previous_key(images, digest((case.previous,), self.parts / "source"), plan)
+            previous = self._path("previous", key)
         if truth:
-            return Names(image, None, self._path("truth", truth_key(everything, plan)))
-        return Names(image, self._path("label", label_key(everything, plan)), None)
+            return Names(image, None, self._path("truth", truth_key(everything, plan)), previous)
+        return Names(image, self._path("label", label_key(everything, plan)), None, previous)
 
     def add(self, case: Case, plan: Plan, names: Names) -> StoredCase:
         """Prepare what is not there yet. Raises DataError, naming the case, if it cannot be used or stored."""
         source = str(case.images[0])
         image = read_part(names.image) or self._image(names.image, case, plan)
         geometry = geometry_from_json(image.facts["geometry"], source)
-        label = truth = None
+        label = truth = previous = None
         if names.label is not None:
             label = read_part(names.label) or self._label(names.label, case, plan, geometry)
         if names.truth is not None:
             truth = read_part(names.truth) or self._truth(names.truth, case, plan, geometry)
-        return StoredCase(case.id, geometry, image, label, truth)
+        if names.previous is not None:
+            previous = read_part(names.previous) or self._previous(names.previous, case, plan, geometry)
+        return StoredCase(case.id, geometry, image, label, truth, previous)
 
     def _image(self, path: Path, case: Case, plan: Plan) -> Part:
         volume = read_images(case)
@@ -126,6 +137,11 @@ class Store:
 
     def _truth(self, path: Path, case: Case, plan: Plan, geometry: Geometry) -> Part:
         return self._write(path, {"data": _encoded(case, plan, geometry).data}, {})
+
+    def _previous(self, path: Path, case: Case, plan: Plan, geometry: Geometry) -> Part:
+        data = stage_of(case, geometry, plan)
+        assert data is not None  # names has a path for cases with such a map alone
+        return self._write(path, {"data": data}, {})
 
     def _path(self, kind: str, key: str) -> Path:
         return self.parts / kind / f"{key}.npy"
@@ -191,10 +207,7 @@ def _version(sign: Path) -> int | None:
 
 def _encoded(case: Case, plan: Plan, geometry: Geometry) -> Volume:
     """Return the encoded label [L, *S] on the image's own grid, without reading the image."""
-    # Grids are compared by shape and affine; the voxels are one zero seen everywhere.
-    data = np.broadcast_to(np.int8(0), (1, *geometry.input_shape))
-    grid = Volume(data, geometry.input_spacing, geometry.affine, geometry.source)
-    return encode_label(case, grid, read_label(case, grid), plan.labels)
+    return encode_label(case, geometry.grid, read_label(case, geometry.grid), plan.labels)
 
 
 def _located(known: Locations) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
