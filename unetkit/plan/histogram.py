@@ -15,6 +15,7 @@ import numpy as np
 
 _DROPPED_BITS = 12
 _CHUNK = 1 << 22
+_FAR_OUT = 50
 _PENDING = 1 << 18
 """Bins that wait before they are added up; sorting few large heaps is cheaper than many small ones."""
 
@@ -99,9 +100,16 @@ class Histogram:
     def bars(self, low: float, high: float, number: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return edges and shares of the weight of at most so many bars from `low` to `high`, for a drawing.
 
-        Bars over whole numbers hold equally many of them, as the drawing would otherwise have a comb of its own making.
+        Over whole numbers they hold equally many each, as the drawing would otherwise have a comb of its own making.
+        Where a few values lie far out, bars grow wider with the distance from the median.
         """
-        if (self.lows == np.rint(self.lows)).all() and (self.highs == np.rint(self.highs)).all():
+        first, median, third = self.quantiles((0.25, 0.5, 0.75))
+        width = third - first
+        if high - low > _FAR_OUT * width > 0:
+            # evenly spaced in asinh, which is linear within the middle half of the values and a logarithm beyond it
+            ends = [float(np.arcsinh((end - median) / width)) for end in (low, high)]
+            edges = median + width * np.sinh(np.linspace(ends[0], ends[1], number + 1))
+        elif (self.lows == np.rint(self.lows)).all() and (self.highs == np.rint(self.highs)).all():
             step = max(1.0, np.ceil((high - low + 1) / number))
             edges = np.arange(np.floor(low) - 0.5, high + step, step)
         else:

@@ -122,4 +122,4 @@ def _far(
 
 
 def _times(values: np.ndarray) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)
+    return " x ".join(f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}" for value in values)

@@ -29,7 +29,8 @@ class ReportData:
     `rows` are scores by case, class and metric, `summary` is `metrics.aggregate` of them, `definitions` says what
     each metric means, `failures` names cases that could not be scored and why. `pictures` go by their role, one of
     ROLES. `history` holds the records of `log.jsonl`. `recipe` is (key, value, origin) for every key,
-    `reasons` explains the plan. `facts` are further lines for the head, in order. `phantom`: the images are generated.
+    `reasons` explains the plan. `fingerprint` is what was measured of the training data, as fingerprint.json has it.
+    `facts` are further lines for the head, in order. `phantom`: the images are generated.
     """
 
     title: str
@@ -45,6 +46,7 @@ class ReportData:
     recipe: Sequence[tuple[str, str, str]] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)
     phantom: bool = False

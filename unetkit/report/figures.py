@@ -24,8 +24,8 @@ from unetkit.report.overlay import (
 from unetkit.report.picture import Picture
 
 Record = Mapping[str, Any]
-_INK, _MUTED, _GRID = "#1d2733", "#5b6877", "#e3e8ee"
-_LINE, _SECOND = "#0072b2", "#d55e00"
+INK, MUTED, _GRID = "#1d2733", "#5b6877", "#e3e8ee"
+LINE, SECOND = "#0072b2", "#d55e00"
 _CURVES_SIZE = (4.6, 3.0)
 _PNG_LEVEL = 4
 """Higher ones take several times as long for a few percent."""
@@ -76,9 +76,9 @@ def overlay_figure(picture: Picture, classes: Sequence[str], title: str) -> Figu
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
     for axis, (name, pixels) in zip(axes, shown.items(), strict=True):
         axis.imshow(pixels, interpolation="nearest")
-        axis.set_title(name, fontsize=9, color=_INK)
+        axis.set_title(name, fontsize=9, color=INK)
         axis.set_axis_off()
-    figure.suptitle(f"{title}\n{picture.view}", fontsize=10, color=_INK)
+    figure.suptitle(f"{title}\n{picture.view}", fontsize=10, color=INK)
     _legend(axes[-1], "errors", error_legend(classes))
     if keys:
         _legend(axes[1], "classes", keys)
@@ -149,14 +149,19 @@ def _figure(drawers: Sequence[Callable[[Axes], None]], size: tuple[float, float]
     figure = Figure(figsize=size, layout="constrained", dpi=150)
     for axis, draw in zip(figure.subplots(1, len(drawers), squeeze=False)[0], drawers, strict=True):
         draw(axis)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color(_MUTED)
-        axis.tick_params(colors=_MUTED, labelsize=8)
-        axis.grid(color=_GRID, linewidth=0.8)
-        axis.set_axisbelow(True)
+        dress(axis)
         # There is no epoch 2.5.
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
+
+
+def dress(axis: Axes) -> None:
+    """Give axes the looks of this package's figures: two spines, a pale grid behind, small grey ticks."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(MUTED)
+    axis.tick_params(colors=MUTED, labelsize=8)
+    axis.grid(color=_GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
 
 
 def _series(history: Sequence[Record], x: str, y: str) -> tuple[list[float], list[float]]:
@@ -164,15 +169,16 @@ def _series(history: Sequence[Record], x: str, y: str) -> tuple[list[float], lis
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def _label(axis: Axes, title: str, x: str) -> None:
-    axis.set_title(title, fontsize=10, color=_INK, loc="left", fontweight="bold")
-    axis.set_xlabel(x, fontsize=8, color=_MUTED)
+def label(axis: Axes, title: str, x: str) -> None:
+    """Put a title above axes, on the left, and say below what lies along x."""
+    axis.set_title(title, fontsize=10, color=INK, loc="left", fontweight="bold")
+    axis.set_xlabel(x, fontsize=8, color=MUTED)
 
 
 def _draw_loss(axis: Axes, history: Sequence[Record]) -> None:
     epochs, losses = _series(history, "epoch", "epoch_loss")
-    axis.plot(epochs, losses, color=_LINE, linewidth=1.6, marker="o" if len(epochs) < 30 else "", markersize=3)
-    _label(axis, "training loss", "epoch")
+    axis.plot(epochs, losses, color=LINE, linewidth=1.6, marker="o" if len(epochs) < 30 else "", markersize=3)
+    label(axis, "training loss", "epoch")
 
 
 def _draw_dice(axis: Axes, history: Sequence[Record]) -> None:
@@ -182,8 +188,8 @@ def _draw_dice(axis: Axes, history: Sequence[Record]) -> None:
         of_class = [
             {"epoch": record["epoch"], "y": (record.get("val_dice_per_class") or {}).get(name)} for record in history
         ]
-        axis.plot(*_series(of_class, "epoch", "y"), color=_MUTED, linewidth=0.8, alpha=0.45)
-    axis.plot(epochs, scores, color=_SECOND, linewidth=1.8, marker="o" if len(epochs) < 30 else "", markersize=3.5)
+        axis.plot(*_series(of_class, "epoch", "y"), color=MUTED, linewidth=0.8, alpha=0.45)
+    axis.plot(epochs, scores, color=SECOND, linewidth=1.8, marker="o" if len(epochs) < 30 else "", markersize=3.5)
     # The first of equals, as training keeps it.
     best = int(np.argmax(scores))
     axis.annotate(
@@ -193,13 +199,13 @@ def _draw_dice(axis: Axes, history: Sequence[Record]) -> None:
         textcoords="offset points",
         ha="right" if best else "left",
         fontsize=8,
-        color=_SECOND,
+        color=SECOND,
     )
     axis.set_ylim(0, 1.02)
-    _label(axis, "validation Dice, mean and classes", "epoch")
+    label(axis, "validation Dice, mean and classes", "epoch")
 
 
 def _draw_rate(axis: Axes, history: Sequence[Record]) -> None:
     steps, rates = _series(history, "step", "lr")
-    axis.plot(steps, rates, color=_LINE, linewidth=1.6)
-    _label(axis, "learning rate", "step")
+    axis.plot(steps, rates, color=LINE, linewidth=1.6)
+    label(axis, "learning rate", "step")

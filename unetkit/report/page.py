@@ -3,37 +3,58 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 
 from unetkit.report.data import ReportData, Shown
 from unetkit.report.figures import class_legend, curve_figures, data_uri, error_legend, panels, svg
+from unetkit.report.fingerprint_sections import data_section
 from unetkit.report.overlay import Colour
 from unetkit.report.tables import MOST_CASES, case_table, class_table, number, pairs, recipe_table
 
 _UNSCORED = "No case was scored, so that nothing here says how good the result is."
-_PHANTOM = (
+PHANTOM = (
     "These images are generated. A phantom proves that the code works: that data are read, a network learns, and "
     "results are measured. It says nothing about real images."
 )
 
 
+@dataclass(frozen=True)
+class Page:
+    """What a page is made of: HTML but for `title` and `version`; `lead` stands before the first section.
+
+    `sections` are (title, body) by the key that links lead to.
+    """
+
+    title: str
+    head: str
+    lead: str
+    sections: Mapping[str, tuple[str, str]]
+    version: str
+
+
 def render_page(data: ReportData) -> str:
-    """Return the whole page."""
-    sections = _sections(data)
-    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, (title, _) in sections.items())
+    """Return the whole page of a run's report."""
+    lead = f"{_notes(data)}{_facts(data)}"
+    return render_html(Page(data.title, _head(data), lead, _sections(data), data.versions.get("unetkit", "")))
+
+
+def render_html(page: Page) -> str:
+    """Return a document that is complete in itself."""
+    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, (title, _) in page.sections.items())
     bodies = "".join(
-        f'<section id="{key}"><h2>{escape(title)}</h2>{body}</section>' for key, (title, body) in sections.items()
+        f'<section id="{key}"><h2>{escape(title)}</h2>{body}</section>' for key, (title, body) in page.sections.items()
     )
     # The style goes into the page: one file that can be mailed, and that asks no server for anything.
     style = files("unetkit.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html><html lang=en><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(data.title)} · unetkit</title><style>{style}</style></head><body>"
-        f"{_head(data)}<nav><div>{links}</div></nav><main>{_notes(data)}{_facts(data)}{bodies}</main>"
-        f"<footer>unetkit {escape(data.versions.get('unetkit', ''))} · this file is complete in itself</footer>"
+        f"<title>{escape(page.title)} · unetkit</title><style>{style}</style></head><body>"
+        f"{page.head}<nav><div>{links}</div></nav><main>{page.lead}{bodies}</main>"
+        f"<footer>unetkit {escape(page.version)} · this file is complete in itself</footer>"
         "</body></html>\n"
     )
 
@@ -45,12 +66,13 @@ def _sections(data: ReportData) -> dict[str, tuple[str, str]]:
         "classes": ("Classes", _classes(data) if data.rows else ""),
         "cases": ("Cases", _cases(data) if data.rows else ""),
         "curves": ("Training", _curves(data)),
+        "data": ("Training data", data_section(data.fingerprint) if data.fingerprint else ""),
         "definitions": (
             "What the numbers mean",
             pairs(_definitions(data), ("Metric", "Definition")) if data.rows else "",
         ),
         "plan": ("Plan", pairs(data.reasons, ("Decision", "Reason")) if data.reasons else ""),
-        "recipe": ("Recipe", _recipe(data) if data.recipe else ""),
+        "recipe": ("Recipe", recipe_section(data.recipe) if data.recipe else ""),
         "versions": ("Versions and machine", _versions(data) if data.versions or data.machine else ""),
     }
     return {key: (title, body) for key, (title, body) in made.items() if body}
@@ -69,7 +91,7 @@ def _head(data: ReportData) -> str:
 
 
 def _notes(data: ReportData) -> str:
-    notes = f"<div class=note>{_PHANTOM}</div>" if data.phantom else ""
+    notes = f"<div class=note>{PHANTOM}</div>" if data.phantom else ""
     notes += "" if data.rows else f"<div class=note>{_UNSCORED}</div>"
     if data.failures:
         named = "".join(f"<li><b>{escape(case)}</b>: {escape(why)}</li>" for case, why in data.failures.items())
@@ -88,11 +110,13 @@ def _facts(data: ReportData) -> str:
     shown |= {"Mean IoU": number("iou", mean["iou"]["mean"])} if "iou" in mean else {}
     shown |= {"Mean HD95": f"{number('hd95', mean['hd95']['mean'])} {unit}"} if "hd95" in mean else {}
     shown |= {"Mean NSD": number("nsd", mean["nsd"]["mean"])} if "nsd" in mean else {}
-    tiles = (
-        f"<div><dl><dt>{escape(name)}</dt><dd>{escape(value)}</dd></dl></div>"
-        for name, value in (shown | dict(data.facts)).items()
-    )
-    return f"<div class=facts>{''.join(tiles)}</div>"
+    return tiles(shown | dict(data.facts))
+
+
+def tiles(facts: Mapping[str, str]) -> str:
+    """Return names and values as a row of tiles."""
+    made = (f"<div><dl><dt>{escape(name)}</dt><dd>{escape(value)}</dd></dl></div>" for name, value in facts.items())
+    return f"<div class=facts>{''.join(made)}</div>"
 
 
 def _pictures(data: ReportData) -> str:
@@ -154,10 +178,11 @@ def _definitions(data: ReportData) -> dict[str, str]:
     }
 
 
-def _recipe(data: ReportData) -> str:
+def recipe_section(recipe: Sequence[tuple[str, str, str]]) -> str:
+    """Return (key, value, origin) of a recipe: what was chosen, and all of it folded away."""
     # What was chosen comes first; the rest is there for whoever wants to repeat it.
-    own = [row for row in data.recipe if row[2] != "default"]
-    rest = f"<details><summary>All {len(data.recipe)} keys</summary>{recipe_table(data.recipe)}</details>"
+    own = [row for row in recipe if row[2] != "default"]
+    rest = f"<details><summary>All {len(recipe)} keys</summary>{recipe_table(recipe)}</details>"
     if not own:
         return f"<p>Every key has its default.</p>{rest}"
     return f"<p>What differs from the defaults.</p>{recipe_table(own)}<p></p>{rest}"
