@@ -20,7 +20,7 @@ from unetkit.recipe.merge import recipe_from_json
 from unetkit.recipe.schema import Recipe
 
 RECIPE, ORIGINS, PLAN, SPLIT = "recipe.yaml", "origins.json", "plan.json", "split.json"
-STUDY = "study.json"
+STUDY, FINGERPRINT = "study.json", "fingerprint.json"
 """In the folder of a study, whose runs lie two levels below: STUDY/CONFIGURATION/fold_N."""
 
 
@@ -41,20 +41,34 @@ class RunFolder:
         """Write what the run depends on. Raises RecipeError if the folder cannot be written."""
         self._write(PLAN, json.dumps(plan.to_json(), indent=1))
         self._write(SPLIT, json.dumps(split.to_json(), indent=1))
-        self._write(ORIGINS, json.dumps(dict(origins), indent=1))
         # last: a folder that has it has all
+        self.write_recipe(recipe, origins)
+
+    def write_recipe(self, recipe: Recipe, origins: Mapping[str, str]) -> None:
+        """Write a recipe and where its values are from. Raises RecipeError if the folder cannot be written."""
+        self._write(ORIGINS, json.dumps(dict(origins), indent=1))
         self._write(RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
     def read(self) -> tuple[Recipe, dict[str, str], Plan, Split]:
         """Return recipe, origins, plan and split. Raises CheckpointError if this is not a run's folder."""
+        recipe, origins = self.read_recipe()
+        with self._undamaged():
+            return recipe, origins, Plan.from_json(self._json(PLAN)), Split.from_json(self._json(SPLIT))
+
+    def read_recipe(self) -> tuple[Recipe, dict[str, str]]:
+        """Return recipe and origins. Raises CheckpointError if this is not the folder of a run or study."""
         if not (self.path / RECIPE).is_file():
             raise CheckpointError(
                 f"{self.path}: not a run that can be resumed (no {RECIPE}); give the folder that training printed"
             )
-        try:
+        with self._undamaged():
             recipe = recipe_from_json(yaml.safe_load((self.path / RECIPE).read_text(encoding="utf-8")))
-            plan = Plan.from_json(self._json(PLAN))
-            return recipe, dict(self._json(ORIGINS)), plan, Split.from_json(self._json(SPLIT))
+            return recipe, dict(self._json(ORIGINS))
+
+    @contextmanager
+    def _undamaged(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, ValueError, TypeError, yaml.YAMLError, UnetkitError) as error:
             text = " ".join(str(error).split())
             raise CheckpointError(f"{self.path}: a damaged run ({text}); restore its files, or train anew") from error
@@ -65,13 +79,15 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            if self.made:
-                self._take_away()
+            self.discard()
             raise
 
-    def _take_away(self) -> None:
+    def discard(self) -> None:
+        """Take away what was written for a new run, and the folders made for it; an older run stays as it is."""
+        if not self.made:
+            return
         with suppress(OSError):
-            for name in (RECIPE, ORIGINS, PLAN, SPLIT):
+            for name in (RECIPE, ORIGINS, PLAN, SPLIT, FINGERPRINT, STUDY):
                 (self.path / name).unlink(missing_ok=True)
         remove_empty(self.made)
 

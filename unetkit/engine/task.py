@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from unetkit.engine.run_folder import RunFolder, new_run_folder
 from unetkit.engine.state import LAST
 from unetkit.errors import CheckpointError, RecipeError
 from unetkit.plan.plan import Plan
-from unetkit.recipe.merge import AUTO, recipe_from_json
+from unetkit.recipe.merge import AUTO, resumed
 from unetkit.recipe.schema import Recipe
 from unetkit.registry import model_info
 
@@ -63,7 +63,7 @@ def start_task(recipe: Recipe, origins: Mapping[str, str], source: str | None = 
 
 
 def reopen_task(path: Path, group: Group = ALONE, changes: Mapping[str, Any] | None = None) -> Task:
-    """Take recipe, plan and split from a run; only the data set is opened again. `changes` are as `changed` takes them.
+    """Take recipe, plan and split from a run; only the data set is opened again. `changes` are as `resumed` takes them.
 
     With another number of processes than before, each takes another part of the same batch. Raises CheckpointError
     if the folder is no run, or the batch cannot be divided so.
@@ -71,28 +71,10 @@ def reopen_task(path: Path, group: Group = ALONE, changes: Mapping[str, Any] | N
     folder = RunFolder(path)
     with group.together():
         recipe, origins, plan, split = folder.read()
-        recipe = _shared_out(changed(recipe, changes or {}, FREE), plan, path, group)
+        recipe = _shared_out(resumed(recipe, changes or {}), plan, path, group)
         device = _device(recipe, group)
         preparation = Preparation(open_dataset(recipe.data), split, plan)
     return Task(recipe, origins, folder, preparation, device, group)
-
-
-FREE = ("train.device", "train.workers")
-"""Keys that may differ when a run is gone on with, as they change no result."""
-
-
-def changed(recipe: Recipe, changes: Mapping[str, Any], free: Sequence[str]) -> Recipe:
-    """Return a stored recipe with some of its `free` keys (dotted) changed. Raises RecipeError for any other key."""
-    if fixed := [key for key in changes if key not in free]:
-        raise RecipeError(
-            f"resume goes on with the run's own recipe, of which only {', '.join(free)} can be changed; drop "
-            f"{', '.join(fixed)}, or train anew without resume"
-        )
-    if not changes:
-        return recipe
-    tree = recipe.model_dump(mode="json")
-    tree["train"] |= {key.partition(".")[2]: value for key, value in changes.items()}
-    return recipe_from_json(tree)
 
 
 def _device(recipe: Recipe, group: Group) -> torch.device:

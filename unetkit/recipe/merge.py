@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,23 @@ def resolve(words: Iterable[str] = (), recipe: str | None = None) -> Resolved:
 def recipe_from_json(tree: Tree) -> Recipe:
     """Rebuild a stored recipe. Raises RecipeError listing what no longer fits the schema."""
     return _check(_mapping(tree, "the stored recipe"), [])
+
+
+FREE = ("train.device", "train.workers")
+"""Keys that may differ when a run is gone on with, as they change no result."""
+
+
+def resumed(recipe: Recipe, changes: Mapping[str, Any], free: Sequence[str] = FREE) -> Recipe:
+    """Return a stored recipe with some of its `free` keys (dotted) changed. Raises RecipeError for any other key."""
+    if fixed := [f"{key}={value}" for key, value in changes.items() if key not in free]:
+        raise RecipeError(
+            f"resume goes on with the run's own recipe, but for {', '.join(free)}; drop {' '.join(fixed)}, or train "
+            "anew without resume"
+        )
+    if not changes:
+        return recipe
+    tree = json.loads(recipe.model_dump_json())
+    return recipe_from_json(_merge(tree, nest(dict(changes))))
 
 
 def _read_file(path: Path, where: str) -> Tree:
