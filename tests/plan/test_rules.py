@@ -133,6 +133,16 @@ def test_normalization(changes, tree, scheme):
     assert decide(volumes(**changes), recipe(**tree), OTHER).normalization[0].scheme == scheme
 
 
+def test_each_channel_may_have_a_normalization_of_its_own():
+    seen = volumes(channels=("CT", "T1", "mask"), intensities=volumes().intensities * 3)
+    tree = {"data": {"normalization": ["auto", "percentile", "none"]}}
+    plan = decide(seen, recipe(**tree), OTHER)
+    assert [rule.scheme for rule in plan.normalization] == ["ct", "percentile", "none"]
+    tree = {"data": {"normalization": ["zscore", "none"]}}
+    with pytest.raises(RecipeError, match=r"=\[zscore, none\] for 3 channel\(s\) \(CT, T1, mask\); give as many"):
+        decide(seen, recipe(**tree), OTHER)
+
+
 def test_overrides_win():
     tree = {
         "data": {"patch_size": [16, 64, 64]},

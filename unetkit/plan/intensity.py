@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from unetkit.errors import RecipeError
 from unetkit.plan.fingerprint import Fingerprint, Intensity
 from unetkit.plan.plan import Normalization
@@ -22,9 +24,14 @@ def choose_normalization(
 
     `cropped`: the zero border is cut away, so that a small rest tells of masked images. nnU-Net's planner knows
     colour pictures by their channels' names alone.
-    Raises RecipeError if a range is given that no channel uses, or that leaves nearly nothing of the images.
+    Raises RecipeError for a list of another length than the channels, and for a range that no channel uses, or that
+    leaves nearly nothing of the images.
     """
-    chosen = [_scheme(name, fingerprint, section, cropped, planner) for name in fingerprint.channels]
+    asked = _asked(section, fingerprint.channels)
+    chosen = [
+        _scheme(name, fingerprint, section, cropped, planner) if scheme == "auto" else (scheme, "as the recipe says")
+        for name, scheme in zip(fingerprint.channels, asked, strict=True)
+    ]
     rules = tuple(
         _rule(scheme, section.clip, intensity)
         for (scheme, _), intensity in zip(chosen, fingerprint.intensities, strict=True)
@@ -40,10 +47,21 @@ def choose_normalization(
     return rules, "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
 
 
+def _asked(section: DataSection, channels: Sequence[str]) -> Sequence[str]:
+    """Return what the recipe asks of each channel."""
+    asked = section.normalization
+    if isinstance(asked, str):
+        return [asked] * len(channels)
+    if len(asked) != len(channels):
+        raise RecipeError(
+            f"data.normalization=[{', '.join(asked)}] for {len(channels)} channel(s) ({', '.join(channels)}); give as "
+            "many, in their order, or one for all"
+        )
+    return asked
+
+
 def _scheme(name: str, fingerprint: Fingerprint, section: DataSection, cropped: bool, planner: str) -> tuple[str, str]:
-    """Return scheme and reason of one channel."""
-    if section.normalization != "auto":
-        return section.normalization, "as the recipe says"
+    """Return scheme and reason of one channel of which the recipe says nothing."""
     if name.lower() in _BY_NAME:
         return _BY_NAME[name.lower()], "by the channel's name"
     if section.clip is not None:

@@ -16,6 +16,7 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Size = Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
 LabelValue = int | list[int]
+Scheme = Literal["auto", "ct", "clip_minmax", "zscore", "zscore_mask", "percentile", "minmax", "rgb", "none"]
 
 
 class Section(BaseModel):
@@ -88,9 +89,11 @@ class DataSection(Section):
     threshold: float | None = Field(None, description="label files are grey masks: above this value is foreground")
     strict: bool = Field(True, description="label values that no class names are an error; false: they are background")
     channels: list[str] | None = Field(None, description="name of each input channel; CT selects CT normalisation")
-    normalization: Literal[
-        "auto", "ct", "clip_minmax", "zscore", "zscore_mask", "percentile", "minmax", "rgb", "none"
-    ] = Field("auto", description="intensity normalisation of every channel; auto goes by channel name and file type")
+    normalization: Scheme | Annotated[list[Scheme], Field(min_length=1)] = Field(
+        "auto",
+        description="intensity normalisation of every channel, or a list with one for each; auto goes by channel name "
+        "and file type",
+    )
     clip: tuple[float, float] | None = Field(None, description="intensity range for ct and clip_minmax")
     patch_size: Size | None = Field(
         None, description="patch the network sees, in voxels; two numbers over volumes train slices"
@@ -121,8 +124,11 @@ class DataSection(Section):
             )
         if self.clip is not None and self.clip[0] >= self.clip[1]:
             raise ValueError(f"clip [{self.clip[0]}, {self.clip[1]}]: the first value must be below the second")
-        if self.clip is not None and self.normalization not in ("auto", "ct", "clip_minmax"):
-            raise ValueError(f"clip is not used by normalization={self.normalization}; drop it or use clip_minmax")
+        schemes = [self.normalization] if isinstance(self.normalization, str) else self.normalization
+        if self.clip is not None and not any(scheme in ("auto", "ct", "clip_minmax") for scheme in schemes):
+            raise ValueError(f"clip is not used by normalization={','.join(schemes)}; drop it or use clip_minmax")
+        if self.store is not None and self.cache in ("memory", "none"):
+            raise ValueError(f"store is not used by cache={self.cache}; drop it or use cache=disk")
         if self.patch_size and self.resize and len(self.resize) != 2:
             raise ValueError("resize is in plane: give two numbers")
         return self

@@ -20,7 +20,9 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ from unetkit.types import Case, Volume
 
 VERSION = 1
 _SIGN, _KIND = "store.json", "unetkit store of prepared cases; it may be deleted at any time"
+_STALE = 3600.0  # seconds
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -189,7 +192,17 @@ def open_store(folder: Path) -> Store:
     if version != VERSION:
         with replacing(sign) as temporary:
             temporary.write_text(json.dumps({"kind": _KIND, "version": VERSION}), encoding="utf-8")
+    _sweep(folder)
     return Store(folder, note)
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what processes that were killed left half-written; what is young may be another run's work."""
+    latest = time.time() - _STALE
+    for draft in (*folder.glob(".*"), *folder.glob("v*/*/.*")):
+        with suppress(OSError):
+            if draft.stat().st_mtime < latest:
+                draft.unlink()
 
 
 def _version(sign: Path) -> int | None:
