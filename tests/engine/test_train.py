@@ -77,7 +77,7 @@ def test_from_a_folder_to_a_usable_model(squares, tmp_path, capfd):
     assert len([line for line in err.splitlines() if line.startswith("epoch ")]) == 10
     assert result.run == tmp_path / "runs" / f"unet_{squares.name}_001"
     names = {"recipe.yaml", "origins.json", "plan.json", "split.json", "log.jsonl", "last.safetensors"}
-    names |= {"best.safetensors", "metrics.json", "metrics.csv", "report.html", "pictures"}
+    names |= {"best.safetensors", "metrics.json", "metrics.csv", "report.html", "pictures", "fingerprint.json"}
     assert {path.name for path in result.run.iterdir()} == names
     assert result.dice > 0.8
     assert json.loads(json.dumps(result.to_json()))["dice"] == result.dice

@@ -33,7 +33,7 @@ from unetkit.data.store import (
 )
 from unetkit.engine.distributed import ALONE, Group
 from unetkit.errors import DataError
-from unetkit.plan.fingerprint import measure
+from unetkit.plan.fingerprint import Fingerprint, measure
 from unetkit.plan.plan import Plan
 from unetkit.plan.rules import decide
 from unetkit.progress import case_bar
@@ -52,11 +52,12 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Preparation:
-    """A data set with its split and the plan for it."""
+    """A data set with its split and the plan for it; `fingerprint` is what that was decided from, if just measured."""
 
     dataset: Dataset
     split: Split
     plan: Plan
+    fingerprint: Fingerprint | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +68,16 @@ class Reference:
     labels: np.ndarray
 
 
-def prepare_plan(recipe: Recipe) -> Preparation:
-    """Open the data set, split it, measure the training cases and decide the plan.
+def prepare_plan(recipe: Recipe, shown: bool = True) -> Preparation:
+    """Open the data set, split it, measure the training cases (with a bar if `shown`) and decide the plan.
 
     Raises DataError for data that cannot be used, RecipeError or ModelError for a recipe that does not fit them.
     """
     info = model_info(recipe.model.name)
     dataset = open_dataset(recipe.data)
     split = make_split(dataset, recipe.data.split)
-    return Preparation(dataset, split, decide(measure(dataset, split.train), recipe, info))
+    fingerprint = measure(dataset, split.train, progress=case_bar("measure", shown))
+    return Preparation(dataset, split, decide(fingerprint, recipe, info), fingerprint)
 
 
 def training_cases(preparation: Preparation, recipe: Recipe, shown: bool, group: Group = ALONE) -> Sequence[Prepared]:

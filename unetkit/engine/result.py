@@ -78,7 +78,7 @@ def conclude(task: Task, started: float, shown: bool) -> TrainResult:
     """
     run, (side, ids) = task.folder.path, judged_on(task)
     # From the folder, not from memory: what is scored is the file that users will load.
-    predictor = Predictor.from_checkpoint(run, str(task.device))
+    predictor = Predictor.from_checkpoint(run, str(task.device), previous=task.recipe.data.previous)
     evaluation = evaluate_cases(
         predictor,
         task.preparation.dataset,
@@ -140,6 +140,7 @@ def _report(task: Task, evaluation: Evaluation, seconds: float) -> ReportData:
         recipe=[(key, str(value), task.origins.get(key, "default")) for key, value in values.items()],
         reasons=plan.reasons,
         facts={**report.facts, **facts},
+        fingerprint=task.folder.fingerprint(),
         versions=versions(),
         machine=machine(task.device),
     )

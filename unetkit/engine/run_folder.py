@@ -14,7 +14,8 @@ import yaml
 
 from unetkit.data.formats.files import make_folder, remove_empty
 from unetkit.data.splits import Split
-from unetkit.errors import CheckpointError, RecipeError, UnetkitError
+from unetkit.errors import CheckpointError, DataError, RecipeError, UnetkitError
+from unetkit.plan.fingerprint import Fingerprint
 from unetkit.plan.plan import Plan
 from unetkit.recipe.merge import recipe_from_json
 from unetkit.recipe.schema import Recipe
@@ -64,6 +65,18 @@ class RunFolder:
         with self._undamaged():
             recipe = recipe_from_json(yaml.safe_load((self.path / RECIPE).read_text(encoding="utf-8")))
             return recipe, dict(self._json(ORIGINS))
+
+    def write_fingerprint(self, tree: Mapping[str, Any]) -> None:
+        """Write what was measured of the training cases. Raises RecipeError if the folder cannot be written."""
+        self._write(FINGERPRINT, json.dumps(tree, indent=1))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what was measured, by the run's own file or that of its study; nothing if neither is whole."""
+        for folder in (self.path, self.path.resolve().parent.parent):
+            with suppress(OSError, ValueError, DataError):
+                tree = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
+                return Fingerprint.from_json(tree).to_json()
+        return {}
 
     @contextmanager
     def _undamaged(self) -> Iterator[None]:

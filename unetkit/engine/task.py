@@ -54,6 +54,8 @@ def start_task(recipe: Recipe, origins: Mapping[str, str], source: str | None = 
         with folder.kept_on_success():
             preparation = prepare_plan(recipe)
             check_task(recipe, preparation)
+            if preparation.fingerprint is not None:
+                folder.write_fingerprint(preparation.fingerprint.to_json())
             folder.write(recipe, origins, preparation.plan, preparation.split)
         return folder, preparation
 
