@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from unetkit.data.preprocess import labels_from_logits, preprocess, restore_argmax, restore_labels, restore_logits
+from unetkit.data.preprocess import Prepared, preprocess
+from unetkit.data.restore import LabelMap
 from unetkit.errors import DataError, ShapeError
 from unetkit.plan.plan import Normalization, Plan
 from unetkit.types import IGNORE, Labels, Volume
@@ -37,7 +38,7 @@ def canonical_case() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """An image [1, *S], a label [1, *S] and the affine of a RAS volume, none of them symmetric."""
     rng = np.random.default_rng(0)
     image = np.arange(1, 1 + np.prod(SHAPE), dtype=np.float32).reshape(1, *SHAPE)
-    label = rng.choice([0, 1, 2, IGNORE], size=(1, *SHAPE)).astype(np.uint8)
+    label = rng.choice([0, 1, 2], size=(1, *SHAPE)).astype(np.uint8)
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
     affine[:3, 3] = (10, -20, 30)
     affine[:3, :3] += rng.normal(0, 0.02, (3, 3))  # slightly oblique, as scanners are
@@ -53,6 +54,14 @@ def reoriented(orientation: np.ndarray) -> tuple[Volume, Volume]:
     return tuple(Volume(turn(a[0], orientation)[None], spacing, matrix) for a in (image, label))
 
 
+def returned(ready: Prepared, plan: Plan, *, nearest: bool = True) -> np.ndarray:
+    """The prepared label [L, *P] as logits that are sure of it, taken back to the input's grid."""
+    codes = ready.label if plan.labels.regions else np.arange(3).reshape(3, 1, 1, 1) == ready.label
+    made = LabelMap(ready.geometry, plan, nearest=nearest)
+    made.writer().add(torch.from_numpy(codes.astype(np.float32) - 0.5))
+    return made.result
+
+
 @pytest.mark.parametrize("transpose", list(permutations(range(3))))
 def test_all_orientations_prepare_alike_and_return_bit_for_bit(transpose: tuple[int, ...]) -> None:
     canonical_image, canonical_label, _ = canonical_case()
@@ -63,10 +72,7 @@ def test_all_orientations_prepare_alike_and_return_bit_for_bit(transpose: tuple[
         ready = preprocess(image, label, plan, case_id="x")
         np.testing.assert_array_equal(ready.data, canonical_image.transpose(order))
         np.testing.assert_array_equal(ready.label, canonical_label.transpose(order))
-        np.testing.assert_array_equal(restore_labels(ready.label[0], ready.geometry, plan), label.data[0])
-        scores = torch.from_numpy(np.stack([ready.data[0], -ready.data[0], ready.data[0] * 0]))
-        back = restore_logits(scores, ready.geometry, plan)
-        np.testing.assert_array_equal(back[0].numpy(), image.data[0])
+        np.testing.assert_array_equal(returned(ready, plan), label.data)
 
 
 def test_crop_is_undone_with_background() -> None:
@@ -77,10 +83,7 @@ def test_crop_is_undone_with_background() -> None:
     plan = make_plan(crop_nonzero=True)
     ready = preprocess(Volume(image, (1, 1, 1)), Volume(label, (1, 1, 1)), plan)
     assert ready.data.shape == (1, 6, 6, 1)
-    np.testing.assert_array_equal(restore_labels(ready.label[0], ready.geometry, plan), label[0])
-    logits = restore_logits(torch.zeros(3, 6, 6, 1), ready.geometry, plan)
-    assert (logits.softmax(0)[0, :3] > 0.999).all()
-    assert logits[0, 4, 4, 4] == 0
+    np.testing.assert_array_equal(returned(ready, plan), label)
 
 
 def test_an_empty_image_is_not_cropped_to_nothing() -> None:
@@ -97,16 +100,10 @@ def test_resampling_returns_the_shape_and_nearly_the_label(spacing: tuple[float,
     ready = preprocess(image, label, plan)
     extent = np.multiply(ready.data.shape[1:], ready.geometry.spacing)
     np.testing.assert_allclose(extent, (40, 30, 40), rtol=0.1)
-    back = restore_labels(ready.label[0], ready.geometry, plan)
-    assert back.shape == (20, 30, 40)
-    dice = 2 * (back * ball[0]).sum() / (back.sum() + ball.sum())
-    assert dice > 0.8
-    one_hot = torch.from_numpy(np.eye(3, dtype=np.float32)[ready.label[0]]).movedim(-1, 0)
-    logits = restore_logits(one_hot, ready.geometry, plan)
-    assert logits.shape == (3, 20, 30, 40)
-    smooth = labels_from_logits(logits, plan)
-    assert 2 * (smooth * ball[0]).sum() / (smooth.sum() + ball.sum()) > 0.85
-    np.testing.assert_array_equal(restore_argmax(one_hot, ready.geometry, plan), smooth)
+    for nearest, least in ((True, 0.8), (False, 0.85)):
+        back = returned(ready, plan, nearest=nearest)
+        assert back.shape == (1, 20, 30, 40)
+        assert 2 * (back * ball).sum() / (back.sum() + ball.sum()) > least
 
 
 def test_resize_of_slices_follows_the_synapse_protocol() -> None:
@@ -120,7 +117,7 @@ def test_resize_of_slices_follows_the_synapse_protocol() -> None:
     zoomed = ndimage.zoom(image[0, 1].astype(np.float64), (16 / 20, 16 / 30), order=3)
     np.testing.assert_allclose(ready.data[0, 1], zoomed.clip(image.min(), image.max()), atol=1e-5)
     np.testing.assert_array_equal(ready.label[0, 1], ndimage.zoom(label[0, 1], (16 / 20, 16 / 30), order=0))
-    back = restore_labels(ready.label[0], ready.geometry, plan)
+    back = returned(ready, plan)[0]
     theirs = ndimage.zoom(ready.label[0, 1], (20 / 16, 30 / 16), order=0)
     np.testing.assert_array_equal(back[1, :, :-1], theirs[:, :-1])  # zoom may round its last sample out of the image
 
@@ -129,9 +126,7 @@ def test_images_keep_their_axes_and_regions_their_channels() -> None:
     plan = make_plan(patch_size=(8, 8), transpose=(), labels=Labels(("a", "b"), ((1,), (2,)), regions=True))
     label = np.random.default_rng(0).choice([0, 1, IGNORE], size=(2, 9, 12)).astype(np.uint8)
     ready = preprocess(Volume(np.ones((1, 9, 12), np.uint8), (1, 1)), Volume(label, (1, 1)), plan)
-    np.testing.assert_array_equal(restore_labels(ready.label, ready.geometry, plan), label)
-    scores = torch.tensor([-1.0, 2.0]).view(2, 1, 1).expand(2, 9, 12)
-    np.testing.assert_array_equal(restore_argmax(scores, ready.geometry, plan), labels_from_logits(scores, plan))
+    np.testing.assert_array_equal(returned(ready, plan), label > 0)
 
 
 def test_mismatches_are_named() -> None:
@@ -144,6 +139,3 @@ def test_mismatches_are_named() -> None:
         preprocess(Volume(np.ones((1, 4, 5)), (1, 1)), None, make_plan())
     with pytest.raises(DataError, match="affine"):
         preprocess(replace(image, affine=np.zeros((4, 4))), None, make_plan())
-    ready = preprocess(image, None, make_plan())
-    with pytest.raises(ShapeError, match="prepared shape"):
-        restore_labels(np.zeros((4, 5, 5)), ready.geometry, make_plan())

@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 
 from unetkit.checkpoint import load_checkpoint, save_checkpoint
-from unetkit.data.preprocess import preprocess
+from unetkit.data.preprocess import Prepared, preprocess
 from unetkit.errors import CheckpointError, DataError, RecipeError, ShapeError
 from unetkit.infer.device import check_torch, pick_compute, pick_device
 from unetkit.infer.predictor import Predictor, load
+from unetkit.infer.sliding import sliding_window
 from unetkit.types import Labels, Volume
 
 SHAPE = (26, 22, 11)
@@ -23,6 +24,12 @@ def array() -> np.ndarray:
     rng = np.random.default_rng(5)
     coarse = rng.normal(100, 40, (7, 6, 3)).astype(np.float32)
     return coarse.repeat(4, 0).repeat(4, 1).repeat(4, 2)[: SHAPE[0], : SHAPE[1], : SHAPE[2]].copy()
+
+
+def whole_logits(predictor: Predictor, prepared: Prepared) -> torch.Tensor:
+    """What the network says on the prepared grid: [K, *P]."""
+    image, outputs = torch.from_numpy(prepared.data), predictor.plan.labels.num_outputs
+    return sliding_window(predictor.network, image, predictor.plan.patch_size, outputs, predictor.windows)
 
 
 def nifti(array: np.ndarray) -> nib.Nifti1Image:
@@ -140,8 +147,7 @@ def test_a_2d_network_predicts_volumes_slice_by_slice(save_run, array, make_plan
     plan = make_plan(patch_size=(16, 16), spacing=None, mirror_axes=(0, 1), batch_size=5)
     predictor = load(save_run(plan, data={"patch_size": [16, 16]}))
     volume = Volume(array[None], (1.0, 1.0, 2.0), np.diag([1.0, 1.0, 2.0, 1.0]))
-    prepared = preprocess(volume, None, plan)
-    logits = predictor.logits(prepared)
+    logits = whole_logits(predictor, preprocess(volume, None, plan))
     assert logits.shape == (3, 11, 26, 22)
     assert np.array_equal(predictor.predict(volume).data[0].transpose(2, 0, 1), logits.argmax(0).numpy())
 
@@ -151,7 +157,7 @@ def test_labels_restored_by_nearest_neighbour(save_run, array, make_plan):
     folder = save_run(plan, data={"patch_size": [32, 32]}, infer={"restore": "labels"})
     volume = Volume(array[None], (1.0, 1.0, 2.0), np.diag([1.0, 1.0, 2.0, 1.0]))
     predictor = load(folder)
-    small = predictor.logits(preprocess(volume, None, plan)).argmax(0).numpy()
+    small = whole_logits(predictor, preprocess(volume, None, plan)).argmax(0).numpy()
     index = [np.round(np.arange(n) * 31 / (n - 1)).astype(int) for n in (26, 22)]
     want = small[:, index[0]][:, :, index[1]].transpose(1, 2, 0)
     assert (predictor.predict(volume).data[0] == want).mean() > 0.99

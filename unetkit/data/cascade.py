@@ -113,11 +113,11 @@ def encode_previous(found: Volume, image: Volume, labels: Labels, case_id: str) 
     return replace(turned, data=encoded, spacing=image.spacing, affine=image.affine)
 
 
-def require_previous(case: Prepared, plan: Plan) -> None:
+def require_previous(given: bool, case_id: str, plan: Plan) -> None:
     """Raise DataError, saying how to give it, if a cascade's case has no label map of the stage before."""
-    if plan.previous and case.previous is None:
+    if plan.previous and not given:
         raise DataError(
-            f"case {case.id}: this network is the second stage of a cascade and needs the label map of the first: "
+            f"case {case_id}: this network is the second stage of a cascade and needs the label map of the first: "
             "give previous=FOLDER to predict, predict(image, previous=label_map) in Python, data.previous=FOLDER "
             "in a recipe or to evaluate"
         )
@@ -136,7 +136,7 @@ def network_input(case: Prepared, plan: Plan) -> Tensor:
 
     Raises DataError for a cascade's case without a map.
     """
-    require_previous(case, plan)
+    require_previous(case.previous is not None, case.id, plan)
     image = torch.from_numpy(np.asarray(case.data, np.float32))
     if case.previous is None:
         return image

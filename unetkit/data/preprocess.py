@@ -1,8 +1,7 @@
-"""From a case's own grid to the network's and back again; the same steps in training and prediction.
+"""From a case's own grid to the network's; the same steps in training and prediction.
 
 Steps: closest canonical (RAS) orientation, transpose by the plan, crop to nonzero, normalise, resample (or resize in
-plane). `Geometry` remembers them, so that `restore_labels` and `restore_logits` undo the last, the third, the second
-and the first exactly.
+plane). `Geometry` remembers them for the way back, which `restore` goes.
 """
 
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from torch import Tensor
 
 from unetkit.data.locations import Locations
 from unetkit.data.normalize import normalize, object_mask
@@ -20,9 +18,6 @@ from unetkit.data.resample import resize, resize_labels, separate_axis, target_s
 from unetkit.errors import DataError, ShapeError
 from unetkit.plan.plan import Plan
 from unetkit.types import Volume
-
-_OUTSIDE = 30.0
-"""Logit of the background where the case was cropped away; a soft-max of it is 1 within float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +51,6 @@ class Geometry:
     def grid(self) -> Volume:
         """Where the input lies, as a volume [1, *S] whose voxels are one zero seen everywhere: it takes no memory."""
         return Volume(np.broadcast_to(np.int8(0), (1, *self.input_shape)), self.input_spacing, self.affine, self.source)
-
-    @property
-    def full_shape(self) -> tuple[int, ...]:
-        """Size in voxels after transposition and before the crop."""
-        return tuple(self.input_shape[axis] for axis in self.axes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,78 +140,6 @@ def _on_network_grid(label: Volume, geometry: Geometry, order: int) -> np.ndarra
     return resize_labels(torch.from_numpy(cut), geometry.shape, orders, corners=geometry.corners).numpy()
 
 
-def restore_labels(labels: np.ndarray, geometry: Geometry, plan: Plan) -> np.ndarray:
-    """Take labels [*P] (or [R, *P] for regions) back to the input's shape and axis order, nearest voxel.
-
-    What had been cropped away is 0, the background. Raises ShapeError if [*P] is not the prepared shape.
-    """
-    regions = plan.labels.regions
-    _check_restorable(labels.shape, geometry, lead=int(regions))
-    stack = torch.from_numpy(np.ascontiguousarray(labels if regions else labels[None]))
-    stack = resize(stack, geometry.cropped_shape, (0,) * len(geometry.shape), corners=geometry.corners)
-    full = _pasted(stack, geometry)
-    return full if regions else full[0]
-
-
-def restore_logits(logits: Tensor, geometry: Geometry, plan: Plan) -> Tensor:
-    """Take logits [K, *P] back to [K, *S] of the input: linear, nearest across the axis that was resampled apart.
-
-    What had been cropped away is certain background. One class at a time, so that memory stays at the result's size.
-
-    Raises ShapeError if [*P] is not the prepared shape.
-    """
-    _check_restorable(tuple(logits.shape), geometry)
-    # softmax(30, -30, ...) is (1, 0, ...) within float32; for regions -30 is a probability of 1e-13.
-    out = logits.new_full((len(logits), *geometry.full_shape), -_OUTSIDE)
-    if not plan.labels.regions:
-        out[0] = _OUTSIDE
-    for channel in range(len(logits)):
-        out[channel][_window(geometry)] = _scores(logits, channel, geometry).to(out.dtype)
-    # Prepared axis a came from input axis axes[a]; argsort is the inverse permutation. Flip first, then permute.
-    inverse = [0, *(1 + axis for axis in np.argsort(geometry.axes).tolist())]
-    flipped = [1 + axis for axis, flip in enumerate(geometry.flips) if flip]
-    return out.flip(flipped).permute(inverse) if flipped else out.permute(inverse)
-
-
-def restore_argmax(logits: Tensor, geometry: Geometry, plan: Plan) -> np.ndarray:
-    """Return what `labels_from_logits` makes of `restore_logits`, without ever holding all classes on the fine grid.
-
-    uint8 [*S], or [R, *S] for regions.
-    """
-    _check_restorable(tuple(logits.shape), geometry)
-    if plan.labels.regions:
-        # sigmoid(x) > 0.5 is x > 0.
-        masks = torch.stack([_scores(logits, channel, geometry) > 0 for channel in range(len(logits))])
-        return _pasted(masks.to(torch.uint8), geometry)
-    best = _scores(logits, 0, geometry)
-    winner = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
-    for channel in range(1, len(logits)):
-        score = _scores(logits, channel, geometry)
-        # A running argmax; on ties the lower class stays, as in torch.argmax.
-        winner[score > best] = channel
-        best = torch.maximum(best, score)
-    return _pasted(winner[None], geometry)[0]
-
-
-def labels_from_logits(logits: Tensor, plan: Plan) -> np.ndarray:
-    """Decide: uint8 class index [*S] of the largest of logits [K, *S], or 0/1 [R, *S] for regions (sigmoid > 0.5)."""
-    if plan.labels.regions:
-        return (logits > 0).to(torch.uint8).cpu().numpy()
-    return logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
-
-
-def _pasted(labels: Tensor, geometry: Geometry) -> np.ndarray:
-    values = labels.cpu().numpy()
-    full = np.zeros((len(values), *geometry.full_shape), values.dtype)
-    full[(slice(None), *_window(geometry))] = values
-    return np.ascontiguousarray(_unoriented(full, geometry))
-
-
-def _scores(logits: Tensor, channel: int, geometry: Geometry) -> Tensor:
-    orders = _orders(geometry, 1)
-    return resize(logits[channel : channel + 1], geometry.cropped_shape, orders, corners=geometry.corners)[0].float()
-
-
 def _check(image: Volume, plan: Plan) -> None:
     where = image.source or "the image"
     if image.channels != len(plan.channels):
@@ -232,14 +150,6 @@ def _check(image: Volume, plan: Plan) -> None:
     if image.dims < plan.dims or (plan.transpose and len(plan.transpose) != image.dims):
         needed = len(plan.transpose) or plan.dims
         raise ShapeError(f"{where}: an image of {image.dims} axes, the plan is for {needed}; give data of that kind")
-
-
-def _check_restorable(shape: Sequence[int], geometry: Geometry, lead: int = 1) -> None:
-    if tuple(shape[lead:]) != geometry.shape:
-        raise ShapeError(
-            f"cannot restore an array of shape {tuple(shape)}: give {lead} leading axis (channels or regions) "
-            f"followed by the prepared shape {geometry.shape}"
-        )
 
 
 def _orientation(image: Volume, transpose: Sequence[int]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
@@ -260,11 +170,6 @@ def oriented(data: np.ndarray, axes: Sequence[int], flips: Sequence[bool]) -> np
     # [C, i, j, k] -> [C, *prepared], through-plane axis first.
     turned = data.transpose(0, *(1 + axis for axis in axes))
     return np.flip(turned, tuple(1 + axis for axis, flip in enumerate(flips) if flip))
-
-
-def _unoriented(data: np.ndarray, geometry: Geometry) -> np.ndarray:
-    turned = np.flip(data, tuple(1 + axis for axis, flip in enumerate(geometry.flips) if flip))
-    return turned.transpose(0, *(1 + axis for axis in np.argsort(geometry.axes).tolist()))
 
 
 def nonzero_box(data: np.ndarray) -> tuple[tuple[int, int], ...]:
@@ -315,7 +220,3 @@ def _inside(box: Sequence[tuple[int, int]]) -> tuple[slice, ...]:
 
 def _orders(geometry: Geometry, order: int) -> tuple[int, ...]:
     return tuple(0 if axis == geometry.separate else order for axis in range(len(geometry.shape)))
-
-
-def _window(geometry: Geometry) -> tuple[slice, ...]:
-    return tuple(slice(start, stop) for start, stop in geometry.box)

@@ -95,6 +95,17 @@ def nearest_index(size: int, new_size: int, corners: bool = False) -> np.ndarray
     return (2 * np.arange(new_size) + 1) * size // (2 * new_size)
 
 
+def linear_taps(size: int, new_size: int, corners: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for each of `new_size` samples the two of 0..size-1 it lies between, and the share of the second.
+
+    Where the share is 0 both are the same.
+    """
+    positions = _positions(size, new_size, corners).clip(0, size - 1)
+    low = np.floor(positions).astype(np.int64)
+    share = positions - low
+    return low, low + (share > 0), share
+
+
 def spline_weights(order: int, size: int, new_size: int, corners: bool = False) -> np.ndarray:
     """Return the float64 matrix [new_size, size] that interpolates one axis with a spline of order 1 or 3."""
     positions = _positions(size, new_size, corners)

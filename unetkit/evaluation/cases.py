@@ -14,13 +14,12 @@ from unetkit.checkpoint import read_recipe
 from unetkit.data.cases import read_case
 from unetkit.data.catalog import DATASETS
 from unetkit.data.datasets import Dataset, open_dataset
-from unetkit.data.preprocess import preprocess
 from unetkit.data.splits import Split, make_split
 from unetkit.errors import DataError, RecipeError, UnetkitError
 from unetkit.evaluation.result import Evaluation, require_scores
 from unetkit.evaluation.tally import Peers, Tally
-from unetkit.infer.inputs import check_image
 from unetkit.infer.predictor import Predictor
+from unetkit.infer.segmenter import Segmenter
 from unetkit.progress import Progress
 from unetkit.recipe import explain_faults
 from unetkit.recipe.schema import Recipe, Section
@@ -32,7 +31,7 @@ Sink = Callable[[str, Volume, np.ndarray], None]
 
 
 def evaluate_cases(
-    predictor: Predictor,
+    predictor: Segmenter,
     dataset: Dataset,
     case_ids: Sequence[str],
     recipe: Recipe,
@@ -69,14 +68,13 @@ def about_dataset(dataset: Dataset) -> dict[str, str]:
     return {"dataset": dataset.name, "generated": "yes" if known is not None and known.generated else "no"}
 
 
-def _score(predictor: Predictor, case: Case, tally: Tally, sink: Sink | None) -> None:
+def _score(predictor: Segmenter, case: Case, tally: Tally, sink: Sink | None) -> None:
     # The label goes a way of its own: only the network's output passes through preprocessing and back, so that what
     # resampling loses is counted against the prediction.
     image, label = read_case(case, tally.labels)
     if label is None:
         raise DataError(f"case {case.id}: has no label to score against; add one, or leave the case out")
-    check_image(image, predictor.plan)
-    encoded = predictor.encoded(preprocess(image, None, predictor.plan, case_id=case.id))
+    encoded = predictor.segment(predictor.prepare(image, case.id)).encoded
     if sink is not None:
         sink(case.id, image, encoded)
     tally.score(case.id, image, encoded, label.data)
@@ -96,8 +94,9 @@ def evaluate_run(
     Raises CheckpointError for a run that cannot be loaded, DataError for data that cannot be used, a split without
     cases and if all cases fail, RecipeError for a setting that is not possible.
     """
-    predictor = Predictor.from_checkpoint(run, device, **settings.get("infer", {}))
     recipe = read_recipe(run)
+    previous = settings.get("data", {}).get("previous", recipe.data.previous)
+    predictor = Predictor.from_checkpoint(run, device, previous=previous, **settings.get("infer", {}))
     rules = _changed(recipe.evaluate, settings.get("evaluate", {}), "evaluate")
     dataset, ids = _split_of_run(run, recipe, split, settings.get("data", {}))
     evaluation = evaluate_cases(

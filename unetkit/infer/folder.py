@@ -14,11 +14,10 @@ import numpy as np
 from unetkit.data.formats.files import remove_empty, replacing, require_writable, stem_of, suffix_of
 from unetkit.data.labels import decode
 from unetkit.data.layouts.found import image_files
-from unetkit.data.preprocess import Prepared, preprocess
 from unetkit.data.volumes import is_known, known_suffixes, read_images, write_volume
 from unetkit.errors import DataError, UnetkitError
-from unetkit.infer.inputs import check_image
-from unetkit.infer.predictor import Predictor
+from unetkit.infer.segmenter import Segmentation, Segmenter
+from unetkit.infer.shortage import REMEDY, explained_shortage
 from unetkit.progress import Progress
 from unetkit.types import Case, Labels, Volume
 
@@ -53,7 +52,7 @@ class Summary:
 
 
 def predict_files(
-    predictor: Predictor,
+    segmenter: Segmenter,
     input: Path,
     output: Path,
     *,
@@ -69,7 +68,7 @@ def predict_files(
     Raises DataError if there is nothing to predict or the output cannot be written, before any work is done.
     """
     input, output = Path(input), Path(output)
-    channels = len(predictor.plan.channels)
+    channels = len(segmenter.plan.channels)
     # The folder's own files first; only then the places where data sets keep images, unseen ones (Ts) before others.
     if input.is_dir():
         cases = _cases_in(input, channels)
@@ -78,14 +77,14 @@ def predict_files(
         found = _group(image_files(input.parent), channels)
         cases = [c for c in found if input in c.images] or [Case(stem_of(input), (input,))]
         if is_known(output) and not output.is_dir():
-            return _run(predictor, [Job(cases[0], _writable(output))], overwrite, probabilities, progress)
+            return _run(segmenter, [Job(cases[0], _writable(output))], overwrite, probabilities, progress)
     else:
         raise DataError(f"input={input}: no such file or folder; give an image, or a folder of images")
-    return predict_cases(predictor, cases, output, overwrite=overwrite, probabilities=probabilities, progress=progress)
+    return predict_cases(segmenter, cases, output, overwrite=overwrite, probabilities=probabilities, progress=progress)
 
 
 def predict_cases(
-    predictor: Predictor,
+    segmenter: Segmenter,
     cases: Sequence[Case],
     output: Path,
     *,
@@ -99,8 +98,8 @@ def predict_cases(
     `probabilities` a .npz with float32 [K, *S] lies beside each label map. `progress` is called with (cases, of all).
     Raises DataError if the folder cannot be written or two cases would share a file, before any work is done.
     """
-    jobs = [Job(case, output / f"{case.id}{_written_as(case, predictor)}") for case in cases]
-    return _run(predictor, jobs, overwrite, probabilities, progress)
+    jobs = [Job(case, output / f"{case.id}{_written_as(case, segmenter)}") for case in cases]
+    return _run(segmenter, jobs, overwrite, probabilities, progress)
 
 
 def _cases_in(folder: Path, channels: int) -> list[Case]:
@@ -133,11 +132,11 @@ def _numbers(files: Sequence[Path]) -> list[int]:
     return sorted(int(stem_of(file)[-4:]) for file in files)
 
 
-def _written_as(case: Case, predictor: Predictor) -> str:
+def _written_as(case: Case, segmenter: Segmenter) -> str:
     """Return the suffix of the case's label map: that of the image, unless that format would change it."""
     suffix = suffix_of(case.images[0]) if case.images else ""
     if suffix in _ARRAYS:
-        return ".nii.gz" if predictor.volumes else ".png"
+        return ".nii.gz" if segmenter.volumes else ".png"
     return _WRITTEN_AS.get(suffix, suffix)
 
 
@@ -149,7 +148,7 @@ def _writable(path: Path) -> Path:
 
 
 def _run(
-    predictor: Predictor, jobs: Sequence[Job], overwrite: bool, probabilities: bool, progress: Progress | None
+    segmenter: Segmenter, jobs: Sequence[Job], overwrite: bool, probabilities: bool, progress: Progress | None
 ) -> dict[str, Any]:
     made = _check_targets(jobs)
     summary = Summary()
@@ -164,7 +163,7 @@ def _run(
     try:
         # Threads, not processes: reading, resampling and compressing let go of the interpreter; nothing is copied.
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            line = _Line(predictor, reader, writer, probabilities, summary)
+            line = _Line(segmenter, reader, writer, probabilities, summary)
             for number, job in enumerate(todo):
                 line.predict(job, todo[number + 1] if number + 1 < len(todo) else None)
                 if progress:
@@ -198,15 +197,15 @@ class _Line:
 
     def __init__(
         self,
-        predictor: Predictor,
+        segmenter: Segmenter,
         reader: ThreadPoolExecutor,
         writer: ThreadPoolExecutor,
         probabilities: bool,
         summary: Summary,
     ) -> None:
-        self.predictor, self.reader, self.writer = predictor, reader, writer
+        self.segmenter, self.reader, self.writer = segmenter, reader, writer
         self.probabilities, self.summary = probabilities, summary
-        self.ahead: Future[tuple[Volume, Prepared]] | None = None
+        self.ahead: Future[tuple[Volume, Any]] | None = None
         self.writing: tuple[Job, Future[None]] | None = None
 
     def predict(self, job: Job, following: Job | None) -> None:
@@ -216,15 +215,12 @@ class _Line:
         self.ahead = self.reader.submit(self._read, following.case) if following else None
         try:
             volume, prepared = read.result()
-            logits = self.predictor.logits(prepared)
-            values = decode(self.predictor.decide(logits, prepared), self.predictor.plan.labels)
-            label = replace(volume, data=values[None])
-            chances = self.predictor.chances(logits, prepared) if self.probabilities else None
-        except (UnetkitError, MemoryError) as error:
+            found = self.segmenter.segment(prepared, probabilities=self.probabilities)
+        except UnetkitError as error:
             self._fail(job, error)
             return
         self.finish()  # at most one result waits to be written
-        self.writing = (job, self.writer.submit(_write, job, label, chances))
+        self.writing = (job, self.writer.submit(_write, job, volume, found, self.segmenter.plan.labels))
 
     def finish(self) -> None:
         """Wait for the file that is being written."""
@@ -238,14 +234,13 @@ class _Line:
         except UnetkitError as error:
             self._fail(job, error)
 
-    def _read(self, case: Case) -> tuple[Volume, Prepared]:
-        volume = read_images(case)
-        check_image(volume, self.predictor.plan)
-        return volume, preprocess(volume, None, self.predictor.plan, case_id=case.id)
+    def _read(self, case: Case) -> tuple[Volume, Any]:
+        with explained_shortage(case.id, REMEDY):
+            volume = read_images(case)
+        return volume, self.segmenter.prepare(volume, case.id)
 
-    def _fail(self, job: Job, error: Exception) -> None:
-        text = str(error) if isinstance(error, UnetkitError) else "not enough memory for this case"
-        self.summary.failed.append({"case": job.case.id, "error": text})
+    def _fail(self, job: Job, error: UnetkitError) -> None:
+        self.summary.failed.append({"case": job.case.id, "error": str(error)})
 
 
 def write_labels(image: Volume, encoded: np.ndarray, labels: Labels, path: Path) -> None:
@@ -256,8 +251,10 @@ def write_labels(image: Volume, encoded: np.ndarray, labels: Labels, path: Path)
     write_volume(replace(image, data=decode(encoded, labels)[None]), path)
 
 
-def _write(job: Job, label: Volume, chances: np.ndarray | None) -> None:
-    if chances is not None:
-        with replacing(job.chances) as temporary:
-            np.savez_compressed(temporary, probabilities=chances)
-    write_volume(label, job.target)  # last, since its presence says that the case is done
+def _write(job: Job, image: Volume, found: Segmentation, labels: Labels) -> None:
+    with explained_shortage(job.case.id, REMEDY):
+        if found.chances is not None:
+            with replacing(job.chances) as temporary:
+                np.savez_compressed(temporary, probabilities=found.chances)
+        # Last, since its presence says that the case is done.
+        write_labels(image, found.encoded, labels, job.target)

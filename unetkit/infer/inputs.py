@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
-from unetkit.data.volumes import read_images
+from unetkit.data.cascade import encode_previous
+from unetkit.data.volumes import read_images, read_volume
 from unetkit.errors import DataError, ShapeError
 from unetkit.plan.plan import Plan
 from unetkit.types import Case, Volume
@@ -41,6 +42,23 @@ def open_image(image: Image, plan: Plan) -> tuple[Volume, Wrap]:
         wrap = _to_volume(volume)
     check_image(volume, plan)
     return volume, wrap
+
+
+def open_previous(previous: Image, image: Volume, plan: Plan, case_id: str) -> Volume:
+    """Return the label map of a cascade's earlier stage, of any kind that an image may have, encoded on its grid.
+
+    Raises DataError for one on another grid or with unknown values.
+    """
+    if isinstance(previous, SpatialImage):
+        found = _from_nibabel(previous, plan)
+    elif isinstance(previous, Volume):
+        found = previous
+    elif isinstance(previous, str | Path):
+        found = read_volume(previous, label=True)
+    else:
+        array = previous[0] if isinstance(previous, tuple) else previous
+        found = Volume(np.asarray(array)[None], image.spacing, image.affine)
+    return encode_previous(found, image, plan.labels, case_id)
 
 
 def image_dims(plan: Plan) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from unetkit.data.cascade import one_hot
 from unetkit.errors import ModelError
 from unetkit.plan.plan import Plan
 from unetkit.recipe.schema import Recipe
@@ -34,6 +36,25 @@ def build_network(recipe: Recipe, plan: Plan, *, start: bool = True) -> nn.Modul
         except ModelError:  # some variants of a model have no deep supervision; any other fault shows again below
             return _create(info, plan, options)
     return _create(info, plan, {"deep_supervision": True, **options} if asked is True else options)
+
+
+class StageInput(nn.Module):
+    """The network of a cascade, which takes [B, C + L, *P]: the encoded map of the earlier stage below the image.
+
+    A channel for each class comes into being for the windows in work alone; of a whole case it would fill the memory.
+    """
+
+    def __init__(self, network: nn.Module, plan: Plan) -> None:
+        super().__init__()
+        self.network, self.image_channels = network, len(plan.channels)
+        self.classes, self.regions = len(plan.labels.classes), plan.labels.regions
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Return the network's output."""
+        image, codes = windows.tensor_split([self.image_channels], dim=1)
+        masks = one_hot(codes, self.classes, self.regions)
+        out: Tensor = self.network(torch.cat((image, masks.to(image.dtype)), dim=1))
+        return out
 
 
 def _create(info: ModelInfo, plan: Plan, options: dict[str, Any]) -> nn.Module:

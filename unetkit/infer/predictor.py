@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,28 +15,28 @@ from torch import Tensor, nn
 
 from unetkit.blocks.inference import InstanceNorm, optimise_for_inference
 from unetkit.checkpoint import load_checkpoint, load_weights
+from unetkit.data.cascade import StageMasks, network_input, open_masks, require_previous
 from unetkit.data.labels import decode
-from unetkit.data.preprocess import (
-    Prepared,
-    labels_from_logits,
-    preprocess,
-    restore_argmax,
-    restore_labels,
-    restore_logits,
-)
+from unetkit.data.preprocess import Prepared, preprocess
+from unetkit.data.restore import Band
 from unetkit.errors import RecipeError
 from unetkit.infer.device import Compute, check_torch, pick_compute, pick_device
-from unetkit.infer.inputs import Image, image_dims, open_image
-from unetkit.infer.network import build_network
+from unetkit.infer.forward import WindowSettings
+from unetkit.infer.inputs import Image, check_image, image_dims, open_image, open_previous
+from unetkit.infer.network import StageInput, build_network
 from unetkit.infer.postprocess import keep_largest
-from unetkit.infer.sliding import WindowSettings, sliding_window
+from unetkit.infer.segmenter import Segmentation
+from unetkit.infer.shortage import REMEDY, explained_shortage, free_memory
+from unetkit.infer.slabs import choose_layout, segment_slabs
+from unetkit.infer.sliding import Box, window_slabs
 from unetkit.plan.plan import Plan
 from unetkit.recipe import InferSection, Recipe, explain_faults
-
-Result = TypeVar("Result")
+from unetkit.types import Volume
 
 _CPU_PAIR = 2
 """torch computes fp32 3D convolutions of a single small window without oneDNN, up to four times slower than of two."""
+# Of the memory that is free: the rest is for the network, and for what others take meanwhile.
+_SUMS_SHARE = 0.4
 
 
 class Predictor:
@@ -45,14 +46,24 @@ class Predictor:
     results are of the same kind (for a path, a Volume) and in the image's own geometry.
     """
 
-    def __init__(self, network: nn.Module, plan: Plan, settings: InferSection, compute: Compute) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        plan: Plan,
+        settings: InferSection,
+        compute: Compute,
+        masks: StageMasks | None = None,
+    ) -> None:
         """Predict with a network that is on the compute's device already.
 
+        `masks`: for a cascade, where cases find the label maps of the earlier stage by their id.
         Raises RecipeError if the settings ask for mirroring where training had none.
         """
         if settings.mirror and not plan.mirror_axes:
             raise RecipeError("infer.mirror=true: the network was trained without mirroring; drop it")
         self.network, self.plan, self.settings, self.compute = network, plan, settings, compute
+        self.masks = masks
+        self._entrance = StageInput(network, plan) if plan.previous else network
         self.windows = WindowSettings(
             settings.overlap,
             settings.window_batch,
@@ -62,10 +73,13 @@ class Predictor:
         )
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "auto", **overrides: Any) -> Predictor:
+    def from_checkpoint(
+        cls, path: str | Path, device: str = "auto", *, previous: str | Path | None = None, **overrides: Any
+    ) -> Predictor:
         """Load a run folder (its best checkpoint) or a checkpoint file.
 
-        `device` is auto, cpu, cuda or cuda:N; `overrides` are keys of a recipe's `infer` section.
+        `device` is auto, cpu, cuda or cuda:N; `overrides` are keys of a recipe's `infer` section. `previous` is for a
+        cascade: the folder with the earlier stage's label maps, named by case.
         Raises CheckpointError for what cannot be loaded, RecipeError for a device or override that is not possible.
         """
         check_torch()
@@ -74,90 +88,111 @@ class Predictor:
         compute = pick_compute(pick_device(device), checkpoint.recipe.train.precision)
         network = build_network(checkpoint.recipe, checkpoint.plan, start=False)
         load_weights(network, checkpoint.best_weights, path)
-        return cls(_ready(network, compute, checkpoint.plan.dims), checkpoint.plan, settings, compute)
+        plan = checkpoint.plan
+        masks = None if previous is None else open_masks(previous, plan)
+        return cls(_ready(network, compute, plan.dims), plan, settings, compute, masks)
 
     @property
     def volumes(self) -> bool:
         """Whether images are volumes, not 2D pictures."""
         return image_dims(self.plan) == 3
 
-    def predict(self, image: Image) -> Any:
+    def predict(self, image: Image, *, previous: Image | None = None) -> Any:
         """Return the label map in the values of the training labels (uint8 or uint16); later regions cover earlier.
 
+        `previous`: for a cascade, the label map of the earlier stage, in those values too, of any kind as the image.
         Raises DataError or ShapeError for an image that the network cannot be used on.
         """
         volume, wrap = open_image(image, self.plan)
-        return wrap(decode(self.encoded(preprocess(volume, None, self.plan)), self.plan.labels))
+        return wrap(decode(self.encoded(self._opened(volume, previous)), self.plan.labels))
 
-    def probabilities(self, image: Image) -> Any:
+    def probabilities(self, image: Image, *, previous: Image | None = None) -> Any:
         """Return the probability of each output, float32 [K, *S]: background and classes, or one per region.
 
         In nibabel images the outputs lie along the last axis. Raises DataError or ShapeError as `predict`.
         """
         volume, wrap = open_image(image, self.plan)
-        prepared = preprocess(volume, None, self.plan)
-        return wrap(self.chances(self.logits(prepared), prepared))
+        chances = self.segment(self._opened(volume, previous), probabilities=True).chances
+        assert chances is not None  # they were asked for
+        return wrap(chances)
+
+    def prepare(self, volume: Volume, case_id: str) -> Prepared:
+        """Return a case as the network sees it: preprocessing alone, from any thread.
+
+        Raises DataError or ShapeError for an image that the network cannot be used on, DataError if a cascade finds no
+        label map of the earlier stage for the case.
+        """
+        check_image(volume, self.plan)
+        return self._prepared(volume, case_id, None if self.masks is None else self.masks.read(case_id, volume))
 
     def encoded(self, prepared: Prepared) -> np.ndarray:
         """Return encoded labels uint8 [L, *S] on the grid of the case's own image: class indices, or 0/1 a region."""
-        return self.decide(self.logits(prepared), prepared)
+        return self.segment(prepared).encoded
 
     @torch.no_grad()  # not inference_mode: a network in training keeps what it caches here
-    def logits(self, prepared: Prepared) -> Tensor:
-        """Return the network's output, fp32 [K, *P], on the prepared grid; on the device if it has room there."""
-        training = self.network.training
-        self.network.eval()
-        try:
-            image = torch.from_numpy(prepared.data)
-            try:
-                return self._windowed(image.to(self.compute.device))
-            except torch.cuda.OutOfMemoryError:
-                # The second try comes after the handler: while that runs, the error's traceback holds the tensors.
-                torch.cuda.empty_cache()
-            return self._windowed(image)  # sums in the host's memory, only windows on the GPU
-        except torch.cuda.OutOfMemoryError as error:
-            batch = self._batch_for(prepared.data.ndim - 1)
-            raise RecipeError(
-                f"{prepared.id}: out of GPU memory with {batch} windows of {self.plan.patch_size} at a time; "
-                "lower infer.window_batch or use device=cpu"
-            ) from error
-        finally:
-            self.network.train(training)
+    def segment(self, prepared: Prepared, *, probabilities: bool = False) -> Segmentation:
+        """Return the segmentation of a prepared case, made slab by slab; on the device as far as it has room there.
 
-    def _windowed(self, image: Tensor) -> Tensor:
+        Raises DataError if the memory does not suffice even so.
+        """
+        with explained_shortage(prepared.id, REMEDY), _evaluating(self.network):
+            image = network_input(prepared, self.plan)
+            found: Segmentation | None = None
+            with suppress(torch.OutOfMemoryError):
+                found = self._segmented(image.to(self.compute.device), prepared, probabilities)
+            # The second try comes after the handler, whose traceback holds the tensors.
+            if found is None:
+                torch.cuda.empty_cache()
+                # Sums in the host's memory, only windows on the GPU.
+                found = self._segmented(image, prepared, probabilities)
+        if not self.settings.keep_largest:
+            return found
+        return replace(found, encoded=keep_largest(found.encoded))
+
+    def slabs(self, image: Tensor, axis: int = 0, band: Band | None = None) -> Iterator[Tensor]:
+        """Yield the logits of a prepared image [C, *P] by rows of `axis`, in order, as `window_slabs` does."""
         settings = replace(self.windows, window_batch=self._batch_for(image.ndim - 1))
-        return sliding_window(self.network, image, self.plan.patch_size, self.plan.labels.num_outputs, settings)
+        region = None if band is None else _region(image, band)
+        outputs = self.plan.labels.num_outputs
+        return window_slabs(self._entrance, image, self.plan.patch_size, outputs, settings, axis=axis, region=region)
+
+    def _segmented(self, image: Tensor, prepared: Prepared, probabilities: bool) -> Segmentation:
+        dims = image.ndim - 1
+        window = (1,) * (dims - self.plan.dims) + self.plan.patch_size
+        held = 4 * self.plan.labels.num_outputs * (self._batch_for(dims) if dims != self.plan.dims else 1)
+        layout = choose_layout(prepared.geometry, window, held, _SUMS_SHARE * free_memory(image.device))
+        return segment_slabs(
+            lambda axis, band: self.slabs(image, axis, band),
+            layout,
+            prepared.geometry,
+            self.plan,
+            nearest=self.settings.restore == "labels",
+            probabilities=probabilities,
+        )
+
+    def _opened(self, volume: Volume, previous: Image | None) -> Prepared:
+        name = volume.source or "image"
+        found = None if previous is None else open_previous(previous, volume, self.plan, name)
+        return self._prepared(volume, name, found)
+
+    def _prepared(self, volume: Volume, case_id: str, previous: Volume | None) -> Prepared:
+        require_previous(previous is not None, case_id, self.plan)
+        with explained_shortage(case_id, REMEDY):
+            return preprocess(volume, None, self.plan, case_id=case_id, previous=previous)
 
     def _batch_for(self, dims: int) -> int:
         """Return windows per forward pass over images of so many axes: as asked, or more where that is free."""
         least = 1
-        if dims != self.plan.dims:
-            least = self.plan.batch_size  # slices: training had room for as many
+        if dims != self.plan.dims or self.compute.device.type == "cuda":
+            least = self.plan.batch_size  # training had room for as many; slices alone leave a CPU idle
         elif dims == 3 and self.compute == Compute(torch.device("cpu")):
             least = _CPU_PAIR
         return max(self.settings.window_batch, least)
 
-    def decide(self, logits: Tensor, prepared: Prepared) -> np.ndarray:
-        """Return what `encoded` does for logits [K, *P] that are there already."""
-        if self.settings.restore == "labels":
-            labels = restore_labels(labels_from_logits(logits, self.plan), prepared.geometry, self.plan)
-        else:
-            labels = _spilling(lambda x: restore_argmax(x, prepared.geometry, self.plan), logits)
-        # Regions have a channel each; exclusive classes share one.
-        encoded = labels if self.plan.labels.regions else labels[None]
-        return keep_largest(encoded) if self.settings.keep_largest else encoded
 
-    def chances(self, logits: Tensor, prepared: Prepared) -> np.ndarray:
-        """Return probabilities float32 [K, *S] on the grid of the case's own image for logits [K, *P]."""
-        # Softmax comes after the interpolation, as in the label map, so that its largest is the predicted class.
-        restored = _spilling(lambda x: restore_logits(x, prepared.geometry, self.plan), logits).cpu()
-        chances = restored.sigmoid() if self.plan.labels.regions else restored.softmax(0)
-        return chances.contiguous().numpy()
-
-
-def load(path: str | Path, device: str = "auto", **overrides: Any) -> Predictor:
+def load(path: str | Path, device: str = "auto", *, previous: str | Path | None = None, **overrides: Any) -> Predictor:
     """Return the Predictor of a run folder or checkpoint; see `Predictor.from_checkpoint`."""
-    return Predictor.from_checkpoint(path, device, **overrides)
+    return Predictor.from_checkpoint(path, device, previous=previous, **overrides)
 
 
 def _overridden(settings: InferSection, overrides: dict[str, Any]) -> InferSection:
@@ -182,10 +217,18 @@ def _copies_to_contiguous(network: nn.Module) -> bool:
     return any(isinstance(m, InstanceNorm) for m in network.modules())
 
 
-def _spilling(function: Callable[[Tensor], Result], logits: Tensor) -> Result:
-    """Call a function on logits where they are, or in the host's memory if the GPU's does not suffice."""
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, and afterwards back into the one it was in."""
+    training = network.training
+    network.eval()
     try:
-        return function(logits)
-    except torch.cuda.OutOfMemoryError:
-        torch.cuda.empty_cache()
-    return function(logits.cpu())
+        yield
+    finally:
+        network.train(training)
+
+
+def _region(image: Tensor, band: Band) -> Box:
+    box = [slice(0, n) for n in image.shape[1:]]
+    box[band.axis] = band.region
+    return tuple(box)

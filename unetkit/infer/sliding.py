@@ -1,16 +1,16 @@
 """A network over an image larger than its patch: overlapping windows, weighted by a Gaussian and averaged.
 
 Windows are spread evenly, the last one flush with the border. Weights never fall below a thousandth of
-their maximum, so that voxels seen by window corners alone keep their precision. Sums are fp32.
+their maximum, so that voxels seen by window corners alone keep their precision. Sums are fp32. Windows go
+along one axis, and rows of it that no later window reaches are handed on: what is held of all classes is a window's
+thickness of the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, islice, product
+from itertools import product
 from math import ceil
 
 import torch
@@ -18,36 +18,44 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unetkit.errors import ShapeError
+from unetkit.infer.forward import Forward, WindowSettings, batches
 
 WEIGHT_FLOOR = 1e-3
 """Smallest window weight, as a share of the largest."""
 # Of the window's side, as nnU-Net has it: the next window's centre, at half a side, then has weight exp(-8).
 _SIGMA = 1 / 8
 
-
-@dataclass(frozen=True)
-class WindowSettings:
-    """How windows overlap and how the network is run on them.
-
-    `overlap`: share of a window that its neighbour covers; `window_batch`: windows per forward pass;
-    `mirror_axes`: axes of the patch over all of whose mirrored combinations the output is averaged;
-    `dtype`: number format of the network (fp32: as it is); `channels_last`: memory layout of the windows.
-    """
-
-    overlap: float = 0.5
-    window_batch: int = 1
-    mirror_axes: tuple[int, ...] = ()
-    dtype: torch.dtype = torch.float32
-    channels_last: bool = False
+Box = tuple[slice, ...]
 
 
 def sliding_window(
     network: nn.Module, image: Tensor, patch_size: Sequence[int], num_outputs: int, settings: WindowSettings
 ) -> Tensor:
-    """Return logits [K, *S], fp32, for an image [C, *S]; they lie where the image lies, the network may lie elsewhere.
+    """Return logits [K, *S], fp32, for an image [C, *S]; see `window_slabs`."""
+    out = image.new_empty((num_outputs, *image.shape[1:]), dtype=torch.float32)
+    done = 0
+    for slab in window_slabs(network, image, patch_size, num_outputs, settings):
+        out[:, done : done + slab.shape[1]] = slab
+        done += slab.shape[1]
+    return out
 
-    A 2D network runs on every slice along the first axis of a volume. An image smaller than the patch is
-    padded with zeros on both sides for the network's eyes only. Raises ShapeError if dims do not fit.
+
+def window_slabs(
+    network: nn.Module,
+    image: Tensor,
+    patch_size: Sequence[int],
+    num_outputs: int,
+    settings: WindowSettings,
+    *,
+    axis: int = 0,
+    region: Box | None = None,
+) -> Iterator[Tensor]:
+    """Yield the logits of an image [C, *S] by rows of `axis`, in order: fp32 [K, rows, *rest], with that axis first.
+
+    A slab is valid until the next one is asked for. Sums lie where the image lies, the network may lie elsewhere. A 2D
+    network runs on every slice along the first axis of a volume. An image smaller than the patch is padded with zeros
+    on both sides for the network's eyes only. With `region` (a box of S) only that part is computed.
+    Raises ShapeError if dims do not fit.
     """
     slices = image.ndim - 1 - len(patch_size)
     if slices not in (0, 1) or (slices and len(patch_size) != 2):
@@ -58,13 +66,26 @@ def sliding_window(
     # A slice is a window one voxel thick: one code for both.
     window = (1,) * slices + tuple(patch_size)
     padded, inner = pad_to(image, window)
-    grid = [positions(n, p, settings.overlap) for n, p in zip(padded.shape[1:], window, strict=True)]
-    boxes = [tuple(slice(s, s + p) for s, p in zip(start, window, strict=True)) for start in product(*grid)]
-    forward = _Forward(network, image.device, slices, settings)
+    if region is not None:
+        inner = tuple(slice(i.start + r.start, i.start + r.stop) for i, r in zip(inner, region, strict=True))
+    boxes = _boxes(padded.shape[1:], window, settings.overlap, axis, inner)
+    forward = Forward(network, image.device, slices, settings)
     # One window alone: its weights would cancel.
     if len(boxes) == 1:
-        return forward(padded[None])[0][(slice(None), *inner)]
-    return _blend(forward, padded, boxes, num_outputs, settings.window_batch)[(slice(None), *inner)]
+        logits = forward(padded[(slice(None), *boxes[0])][None])[0]
+        shifted = (slice(i.start - b.start, i.stop - b.start) for i, b in zip(inner, boxes[0], strict=True))
+        yield logits[(slice(None), *shifted)].movedim(axis + 1, 1)
+        return
+    groups = list(batches(boxes, forward.at_once))
+    rows = max(group[-1][axis].stop - group[0][axis].start for group in groups)
+    sums = _Sums(num_outputs, inner, axis, rows, gaussian(window, image.device))
+    for group in groups:
+        # No window from here on reaches above the first one's start.
+        yield from sums.finished(group[0][axis].start)
+        logits = forward(torch.stack([padded[(slice(None), *box)] for box in group]))
+        for box, one in zip(group, logits, strict=True):
+            sums.add(box, one)
+    yield from sums.finished(inner[axis].stop)
 
 
 def positions(length: int, window: int, overlap: float) -> list[int]:
@@ -87,7 +108,7 @@ def gaussian(window: tuple[int, ...], device: torch.device) -> Tensor:
     return weights.clamp(min=WEIGHT_FLOOR).float().to(device)
 
 
-def pad_to(image: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]]:
+def pad_to(image: Tensor, size: Sequence[int]) -> tuple[Tensor, Box]:
     """Pad [C, *S] with zeros, equally on both sides, to at least `size`; also return where the image lies in it."""
     missing = [max(p - n, 0) for n, p in zip(image.shape[1:], size, strict=True)]
     inner = tuple(slice(m // 2, m // 2 + n) for m, n in zip(missing, image.shape[1:], strict=True))
@@ -97,59 +118,56 @@ def pad_to(image: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[slice, ...
     return functional.pad(image, sides), inner
 
 
-def _blend(
-    forward: _Forward, image: Tensor, boxes: Sequence[tuple[slice, ...]], num_outputs: int, batch: int
-) -> Tensor:
-    """Return the weighted mean of the windows' outputs."""
-    window = tuple(s.stop - s.start for s in boxes[0])
-    weights = gaussian(window, image.device)
-    total = image.new_zeros((num_outputs, *image.shape[1:]), dtype=torch.float32)
-    norm = image.new_zeros(image.shape[1:], dtype=torch.float32)
-    for group in _batches(boxes, batch):
-        logits = forward(torch.stack([image[(slice(None), *box)] for box in group]))
+def _boxes(shape: Sequence[int], window: Sequence[int], overlap: float, axis: int, inner: Box) -> list[Box]:
+    """Return the windows that touch `inner`, those that start first along `axis` first."""
+    grid = [
+        [slice(s, s + p) for s in positions(n, p, overlap) if s < part.stop and s + p > part.start]
+        for n, p, part in zip(shape, window, inner, strict=True)
+    ]
+    # `product` turns its last wheel fastest; `axis` goes to the front and back to its place in each box.
+    first = grid.pop(axis)
+    return [(*rest[:axis], row, *rest[axis:]) for row, *rest in product(first, *grid)]
+
+
+class _Sums:
+    """Weighted sums of windows over the part `inner` of an image, of which `rows` along `axis` are held at a time."""
+
+    def __init__(self, num_outputs: int, inner: Box, axis: int, rows: int, weights: Tensor) -> None:
+        self.inner, self.axis, self.weights = inner, axis, weights
+        rest = [s.stop - s.start for a, s in enumerate(inner) if a != axis]
+        self.total = weights.new_zeros((num_outputs, rows, *rest))
+        self.norm = weights.new_zeros((rows, *rest))
+        self.first = inner[axis].start
+
+    def add(self, box: Box, logits: Tensor) -> None:
+        """Add a window's logits [K, *window], as far as they lie in the part that is asked for."""
+        start = [self.first if a == self.axis else s.start for a, s in enumerate(self.inner)]
+        common = [slice(max(b.start, i.start), min(b.stop, i.stop)) for b, i in zip(box, self.inner, strict=True)]
+        source = tuple(slice(c.start - b.start, c.stop - b.start) for c, b in zip(common, box, strict=True))
+        target = [slice(c.start - s, c.stop - s) for c, s in zip(common, start, strict=True)]
+        target.insert(0, target.pop(self.axis))
+        weights = self.weights[source].movedim(self.axis, 0)
         # result(x) = sum_i w_i(x) f_i(x) / sum_i w_i(x); the floor keeps the denominator away from 0.
-        for box, one in zip(group, logits, strict=True):
-            total[(slice(None), *box)].addcmul_(one, weights)
-            norm[box] += weights
-    return total.div_(norm)
+        part = logits[(slice(None), *source)].movedim(self.axis + 1, 1)
+        self.total[(slice(None), *target)].addcmul_(part, weights)
+        self.norm[tuple(target)] += weights
+
+    def finished(self, until: int) -> Iterator[Tensor]:
+        """Yield the means of the rows before `until`, if any are left, and make room for others."""
+        count = min(until, self.inner[self.axis].stop) - self.first
+        if count <= 0:
+            return
+        yield self.total[:, :count].div_(self.norm[:count])
+        self.first += count
+        for sums in (self.total, self.norm[None]):
+            _move_up(sums, count)
 
 
-def _batches(boxes: Sequence[tuple[slice, ...]], size: int) -> Iterator[list[tuple[slice, ...]]]:
-    rest = iter(boxes)
-    while group := list(islice(rest, size)):
-        yield group
-
-
-class _Forward:
-    """Windows [B, C, *window] to fp32 logits [B, K, *window]: slices, mirroring, precision and devices seen to."""
-
-    def __init__(self, network: nn.Module, home: torch.device, slices: int, settings: WindowSettings) -> None:
-        self.network, self.home, self.slices, self.settings = network, home, slices, settings
-        parameter = next(network.parameters(), None)
-        self.device = home if parameter is None else parameter.device
-        # All subsets of the axes, the empty one first: 4 in 2D, 8 in 3D. Logits are averaged, not probabilities.
-        axes = settings.mirror_axes
-        self.flips = [c for n in range(len(axes) + 1) for c in combinations([a + 2 for a in axes], n)]
-
-    def __call__(self, windows: Tensor) -> Tensor:
-        if self.slices:
-            windows = windows.squeeze(2)
-        windows = windows.to(self.device, non_blocking=True)
-        if self.settings.channels_last:
-            layout = torch.channels_last if windows.ndim == 4 else torch.channels_last_3d
-            windows = windows.contiguous(memory_format=layout)
-        logits = self._run(windows)
-        for flip in self.flips[1:]:
-            logits += self._run(windows.flip(flip)).flip(flip)
-        logits = (logits / len(self.flips)).to(self.home)
-        return logits.unsqueeze(2) if self.slices else logits
-
-    def _run(self, windows: Tensor) -> Tensor:
-        with self._autocast():
-            out = self.network(windows)
-        return (out[0] if isinstance(out, tuple | list) else out).float()  # deep supervision: the finest one
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.settings.dtype is torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.settings.dtype)
+def _move_up(sums: Tensor, count: int) -> None:
+    """Move rows [:, count:] to the front, and put zeros behind them."""
+    rows = sums.shape[1]
+    # By `count` rows at a time, since source and target must not overlap; nothing is allocated.
+    for start in range(0, max(rows - count, 0), count):
+        stop = min(start + count, rows - count)
+        sums[:, start:stop] = sums[:, start + count : stop + count]
+    sums[:, max(rows - count, 0) :] = 0
