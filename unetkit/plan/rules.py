@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from unetkit.data.augment_table import PRESETS
 from unetkit.errors import RecipeError
 from unetkit.plan import budget, nnunet
 from unetkit.plan.configurations import (
@@ -26,12 +25,12 @@ from unetkit.plan.fingerprint import Fingerprint
 from unetkit.plan.grid import ANISOTROPIC, full_grid
 from unetkit.plan.intensity import choose_normalization
 from unetkit.plan.lowres import LowResolution
+from unetkit.plan.mirrors import mirror_axes
 from unetkit.plan.plan import Plan
+from unetkit.plan.stages import choose_stages
 from unetkit.recipe.schema import Recipe
 from unetkit.registry import ModelInfo, check_size
-from unetkit.topology import Sizes, pool_topology
-
-_TOPOLOGY = ("strides", "kernels", "widths")
+from unetkit.topology import pool_topology
 
 
 def decide(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo) -> Plan:
@@ -43,7 +42,7 @@ def decide(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo) -> Plan:
     reasons: dict[str, str] = {}
     frame, patch, low = _stage(fingerprint, recipe, info, reasons)
     batch = _sized_batch(frame, patch, recipe, reasons)
-    strides, kernels, widths = _topology(frame, patch, recipe, reasons)
+    strides, kernels, widths = choose_stages(info, patch, (*frame.topology(patch), ()), recipe, reasons)
     rules, reasons["normalization"] = choose_normalization(
         fingerprint, recipe.data, frame.grid.crop, recipe.plan.planner
     )
@@ -61,7 +60,7 @@ def decide(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo) -> Plan:
         strides=strides,
         kernels=kernels,
         widths=widths,
-        mirror_axes=_mirror_axes(frame, recipe, reasons),
+        mirror_axes=mirror_axes(frame.dims, frame.transpose, recipe, reasons),
         configuration=frame.name,
         batch_dice=_batch_dice(frame.name, low is not None, reasons),
         previous=frame.name == CASCADE,
@@ -193,67 +192,6 @@ def _batch(frame: Frame, patch: tuple[int, ...], recipe: Recipe, reasons: dict[s
     return batch
 
 
-def _topology(
-    frame: Frame, patch: tuple[int, ...], recipe: Recipe, reasons: dict[str, str]
-) -> tuple[Sizes, Sizes, tuple[int, ...]]:
-    """Return strides, kernels and widths of a network that follows the plan; nothing for others."""
-    info = frame.setting.info
-    asked = {name: getattr(recipe.plan, name) for name in _TOPOLOGY if getattr(recipe.plan, name) is not None}
-    # One truth for sizes: the plan's key or the model's option.
-    twice = sorted(set(asked) & set(recipe.model.options))
-    if twice:
-        raise RecipeError(f"plan.{twice[0]} and model.{twice[0]} are both given; drop one of them")
-    if not frame.setting.follows_plan:
-        if asked:
-            name = next(iter(asked))
-            raise RecipeError(f"plan.{name} is not used by {info.name}, whose sizes are options of the model; drop it")
-        return (), (), ()
-    asked |= {name: recipe.model.options[name] for name in _TOPOLOGY if recipe.model.options.get(name) is not None}
-    strides, kernels = frame.topology(patch)
-    if "strides" in asked:
-        strides = _per_axis(asked["strides"], "strides", frame.dims)
-        # Kernels of the rule belong to its own strides; with others a plain 3 is the safe choice.
-        kernels = ((3,) * frame.dims,) * len(strides)
-    if "kernels" in asked:
-        kernels = _per_axis(asked["kernels"], "kernels", frame.dims)
-    widths = tuple(asked.get("widths") or budget.stage_widths(len(strides), frame.dims))
-    _check_topology(strides, kernels, widths, patch)
-    pools = [prod(axis) for axis in zip(*strides, strict=True)]
-    reasons["strides"] = (
-        "as the recipe says" if "strides" in asked else
-        f"axes are halved while 4 voxels are left and spacings stay within a factor of 2: by {_times(pools)} in all"
-    )  # fmt: skip
-    reasons["kernels"] = "as the recipe says" if "kernels" in asked else "3, but 1 along an axis twice as coarse"
-    most = budget.LARGEST_WIDTH[frame.dims]
-    reasons["widths"] = (
-        "as the recipe says" if "widths" in asked else f"{budget.BASE_WIDTH}, doubled at each stage up to {most}"
-    )
-    return strides, kernels, widths
-
-
-def _per_axis(rows: Any, name: str, dims: int) -> Sizes:
-    """Write one number or one per axis as one per axis."""
-    sizes = tuple((row,) * dims if isinstance(row, int) else tuple(row) for row in rows)
-    for row in sizes:
-        if len(row) != dims:
-            raise RecipeError(f"plan.{name}: {list(row)} for a network of {dims} axes; give one number per axis")
-    return sizes
-
-
-def _check_topology(strides: Sizes, kernels: Sizes, widths: tuple[int, ...], patch: tuple[int, ...]) -> None:
-    if not len(strides) == len(kernels) == len(widths):
-        raise RecipeError(
-            f"plan: {len(strides)} strides, {len(kernels)} kernels and {len(widths)} widths contradict each other; "
-            "give one of each per stage"
-        )
-    divisor = [prod(axis) for axis in zip(*strides, strict=True)]
-    if any(n % d for n, d in zip(patch, divisor, strict=True)):
-        fitting = [-(-n // d) * d for n, d in zip(patch, divisor, strict=True)]
-        raise RecipeError(
-            f"plan.strides divide the patch by {divisor}, which {list(patch)} does not allow; use {fitting}"
-        )
-
-
 def _resampling(frame: Frame, recipe: Recipe, reasons: dict[str, str]) -> dict[str, Any]:
     order = recipe.plan.image_order
     if order is not None and frame.spacing is None:
@@ -266,27 +204,6 @@ def _resampling(frame: Frame, recipe: Recipe, reasons: dict[str, str]) -> dict[s
             f"{ANISOTROPIC:g} times as thick as the plane is fine"
         )
     return {"image": 3 if order is None else order, "label": 1, "separate_z": "auto"}
-
-
-def _mirror_axes(frame: Frame, recipe: Recipe, reasons: dict[str, str]) -> tuple[int, ...]:
-    """Return the patch axes along which the network learns to see mirrored images, for use in prediction."""
-    section, preset = recipe.train.augment, PRESETS[recipe.train.augment.preset]
-    if isinstance(section.mirror, bool):
-        # Averaging over mirrored inputs helps only a network that has seen such.
-        learnt = section.mirror and (preset.mirror_p > 0 or preset.one_of)
-        axes = tuple(range(frame.dims)) if learnt else ()
-    else:
-        axes = tuple(sorted(set(section.mirror)))
-    reasons["mirror_axes"] = f"training mirrors {len(axes)} of {frame.dims} axes"
-    if section.left_right:
-        # a mirrored patient has left and right classes swapped, which averaging would mix
-        order = frame.transpose
-        left_right = order.index(0) - (len(order) - frame.dims) if order else 1
-        axes = tuple(a for a in axes if a != left_right)
-        reasons["mirror_axes"] += "; prediction leaves out left-right, where classes swap"
-    if recipe.infer.mirror and not axes:
-        raise RecipeError("infer.mirror=true averages over mirrored images, but training shows none; drop it")
-    return axes
 
 
 def _times(numbers: Any) -> str:
