@@ -60,16 +60,29 @@ def run_inspect(words: list[str]) -> Outcome:
 
 
 def run_plan(words: list[str]) -> Outcome:
-    """Measure the data set and print the plan with a reason for each decision."""
+    """Measure the data set and print the plan of each configuration, with a reason for each decision.
+
+    `output=FOLDER` receives fingerprint.json, its page fingerprint.html, and the plans.
+    """
     from unetkit.recipe import AUTO, resolve
 
     resolved = resolve(words, AUTO)
-    from unetkit.engine.prepare import prepare_plan
+    from unetkit.cli.planning import decide_plans, plan_text, write_plans
+    from unetkit.data.formats.files import remove_empty, require_writable
 
-    plan = prepare_plan(resolved.recipe).plan
-    tree = plan.to_json()
-    text = [f"{key} = {json.dumps(value)}" for key, value in tree.items() if key != "reasons"]
-    return tree, "\n".join([*text, "", *(f"{key}: {why}" for key, why in plan.reasons.items())])
+    # The key of a recipe says where runs go, which makes none; on the command line it is meant for the plan.
+    output = Path(resolved.recipe.output) if resolved.origins.get("output") == "command line" else None
+    if output is not None:  # before any work; the folder itself is made when there is something to put in
+        remove_empty(require_writable(output))
+    name, fingerprint, plans = decide_plans(resolved.recipe)
+    tell(f"note: {note}" for note in fingerprint.notes)
+    text = "\n\n".join(plan_text(plan) for plan in plans.values())
+    trees = {configuration: plan.to_json() for configuration, plan in plans.items()}
+    document = trees if len(trees) > 1 else next(iter(trees.values()))
+    if output is None:
+        return document, text
+    written = write_plans(output, name, fingerprint, plans)
+    return {**document, "written": [str(path) for path in written]}, "\n".join([text, "", f"written to {output}"])
 
 
 def run_train(words: list[str]) -> Outcome:

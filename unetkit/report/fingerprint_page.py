@@ -21,8 +21,8 @@ from unetkit.report.page import Page, render_html, tiles
 from unetkit.report.tables import pairs
 
 
-def render_fingerprint(tree: Tree, name: str, version: str, reasons: Mapping[str, str] | None = None) -> str:
-    """Return the page of a data set; `reasons` explain the plan that was made of it."""
+def render_fingerprint(tree: Tree, name: str, version: str, reasons: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the page of a data set; `reasons` explain the plans that were made of it, by configuration."""
     head = (
         "<header><div class=head><div><p class=kind>Data report</p>"
         f"<h1>{escape(name)}</h1><p>{tree['dims']}D · {escape(', '.join(tree['channels']))}</p></div>"
@@ -35,7 +35,10 @@ def render_fingerprint(tree: Tree, name: str, version: str, reasons: Mapping[str
         "classes": ("Classes", class_section(tree)),
         "odd": ("Odd cases", odd_section(tree)),
         "cases": ("Cases", case_section(tree)),
-        "plan": ("Plan", pairs(reasons, ("Decision", "Reason")) if reasons else ""),
+    }
+    sections |= {
+        f"plan_{configuration}": (f"Plan {configuration}", pairs(of_plan, ("Decision", "Reason")))
+        for configuration, of_plan in reasons.items()
     }
     shown = {key: (title, body) for key, (title, body) in sections.items() if body}
     return render_html(Page(name, head, notes_of(tree) + tiles(_facts(tree)), shown, version))
