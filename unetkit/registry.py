@@ -12,6 +12,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,7 +33,11 @@ class ModelInfo:
     """What is known of a model without building it.
 
     `source` is (repository, commit, licence) of the reference; `multiple` divides every side length (a tuple
-    per axis where axes differ); `fixed`: the input must have the patch size the model was built for;
+    per axis where axes differ) and no side is below `min_size`, both with the default options; `multiple_by` and
+    `min_size_by` map options that change them, the first one given deciding, to a rule: {name: number} for an option
+    that names a variant; else a number, times 2 per level below the first of an option that lists levels, times 2 per
+    step of one that counts them, and as it is for one that names a network; "product" of strides, per axis.
+    `fixed`: the input must have the patch size the model was built for;
     `square`: all sides equal; `params` holds the published parameter count per dims, at `params_at`
     (in_channels, num_classes, patch_size) per dims; `needs` are optional packages; `options` maps
     each option of the builder to its default, filled in from its signature. `presets`: the planners of nnU-Net that
@@ -44,8 +49,10 @@ class ModelInfo:
     year: int
     paper: str
     dims: tuple[int, ...]
-    multiple: int = 1
+    multiple: int | tuple[int, ...] = 1
     min_size: int = 1
+    multiple_by: dict[str, Any] = field(default_factory=dict)
+    min_size_by: dict[str, Any] = field(default_factory=dict)
     fixed: bool = False
     square: bool = False
     deep_supervision: bool = False
@@ -63,8 +70,45 @@ class ModelInfo:
     def legal_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the smallest allowed size that holds `size` voxels per axis."""
         # -(-a // b) rounds up.
-        up = [max(-(-n // self.multiple), -(-self.min_size // self.multiple), 1) * self.multiple for n in size]
+        up = [-(-max(n, self.min_size, 1) // m) * m for n, m in zip(size, self.multiples(len(size)), strict=True)]
         return tuple([max(up)] * len(up)) if self.square else tuple(up)
+
+    def multiples(self, dims: int) -> tuple[int, ...]:
+        """Return what each of so many side lengths must be a multiple of."""
+        return (self.multiple,) * dims if isinstance(self.multiple, int) else self.multiple
+
+    def fitted(self, options: Mapping[str, Any]) -> ModelInfo:
+        """Return the same model with the sizes that it takes when built with these options."""
+        multiple, least = _scale(self.multiple_by, options), _scale(self.min_size_by, options)
+        return replace(
+            self, multiple=self.multiple if multiple is None else multiple, min_size=max(1, least or self.min_size)
+        )
+
+
+def _scale(rules: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """Return what the first given option of `rules` makes of a size; None if none of them is given, or says anything."""
+    for key, rule in rules.items():
+        value = options.get(key)
+        # a wrong type is for the builder to refuse, which knows what the option is
+        if isinstance(value, str):
+            found = rule.get(value) if isinstance(rule, dict) else rule
+        elif isinstance(value, int) and isinstance(rule, int):
+            found = rule * 2**value
+        elif isinstance(value, list | tuple) and value:
+            found = _product(value) if rule == "product" else rule * 2 ** (len(value) - 1)
+        else:
+            found = None
+        if found is not None:
+            return found
+    return None
+
+
+def _product(strides: Sequence[Any]) -> Any:
+    """Multiply up the strides of all levels: one number if all are plain numbers, else one per axis."""
+    if all(isinstance(s, int) for s in strides):
+        return prod(strides)
+    dims = max(len(s) for s in strides if not isinstance(s, int))
+    return tuple(prod(axis) for axis in zip(*[(s,) * dims if isinstance(s, int) else s for s in strides], strict=True))
 
 
 _live: dict[str, ModelInfo] = {}
@@ -188,17 +232,23 @@ def check_task(info: ModelInfo, task: TaskShape, options: dict[str, Any]) -> Non
     for package in info.needs:
         if importlib.util.find_spec(package) is None:
             raise ModelError(f"{info.name} needs the package '{package}'; run: pip install {package}")
-    check_size(info, task.patch_size, f"{info.name}: patch_size")
+    check_size(info.fitted(options), task.patch_size, f"{info.name}: patch_size")
 
 
 def check_size(info: ModelInfo, size: Sequence[int], what: str) -> None:
     """Raise ShapeError, naming the next legal size, if a model cannot take side lengths `size`."""
     legal = info.legal_size(size)
     if tuple(size) != legal:
-        rule = f"sides must be multiples of {info.multiple}" if info.multiple > 1 else "sides are restricted"
-        rule += f", at least {info.min_size}" if info.min_size > info.multiple else ""
-        rule += ", all equal" if info.square else ""
-        raise ShapeError(f"{what} {tuple(size)}: {rule}; the next legal size is {legal}")
+        raise ShapeError(f"{what} {tuple(size)}: {size_rule(info, len(size))}; the next legal size is {legal}")
+
+
+def size_rule(info: ModelInfo, dims: int) -> str:
+    """Say in words which side lengths a model takes."""
+    multiples = info.multiples(dims)
+    by = multiples[0] if len(set(multiples)) == 1 else multiples
+    rule = f"sides must be multiples of {by}" if max(multiples) > 1 else "sides are restricted"
+    rule += f", at least {info.min_size}" if info.min_size > max(multiples) else ""
+    return rule + (", all equal" if info.square else "")
 
 
 def create_model(
@@ -229,7 +279,7 @@ def create_model(
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{name} cannot be built with {given} ({reason}); change these options") from error
-    model.info, model.task = info, task
+    model.info, model.task = info.fitted(options), task
     # A hook, so that no network repeats the check and every one has it.
     # before the checks that a builder may have added: those take rank and channels for granted
     model.register_forward_pre_hook(_check_input, prepend=True)

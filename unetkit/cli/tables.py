@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unetkit.errors import CheckpointError, RecipeError, nearest
-from unetkit.registry import ModelInfo, catalog, list_models, model_info
+from unetkit.registry import ModelInfo, catalog, list_models, model_info, size_rule
 
 Row = dict[str, Any]
 
@@ -76,10 +76,10 @@ def _cell(value: Any) -> str:
 def model_card(name: str) -> tuple[Row, str]:
     """Return what is known of a model, as a document and as text."""
     info = model_info(name)
-    legal = f"sides divisible by {info.multiple}"
-    legal += f", at least {info.min_size}" if info.min_size > info.multiple else ""
-    legal += ", all sides equal" if info.square else ""
-    legal += ", input of the size it was built for" if info.fixed else ""
+    legal = size_rule(info, max(info.dims)).replace("sides are restricted", "any sides")
+    changing = [*info.multiple_by, *info.min_size_by]
+    legal += f"; {', '.join(changing)} change that" if changing else ""
+    legal += "; input of the size it was built for" if info.fixed else ""
     repository, commit, licence = info.source
     card = _model_row(info) | {
         "params": {f"{d}D": n for d, n in info.params.items()},

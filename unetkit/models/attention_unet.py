@@ -155,6 +155,7 @@ VARIANTS = {
         paper="1804.03999",
         dims=(2, 3),
         multiple=16,
+        multiple_by={"widths": 1},
         deep_supervision=True,
         source=("github:ozan-oktay/Attention-Gated-Networks", "eee4881", "MIT"),
         params={2: 34878573, 3: 6214151},

@@ -138,6 +138,7 @@ VARIANTS = {
         paper="1711.10684",
         dims=(2, 3),
         multiple=8,
+        multiple_by={"widths": 1, "variant": {"wolny": 16, "monai": 16}},
         deep_supervision=True,
         source=("github:rishikksh20/ResUnet", "9998512", "none stated"),
         params={2: 8223809},

@@ -144,6 +144,7 @@ def load_swin(model: SwinUnet, state: dict[str, Tensor]) -> int:
         paper="2105.05537",
         dims=(2, 3),
         multiple=32,
+        multiple_by={"depths": 4},
         source=("github:HuCaoFighting/Swin-Unet", "f48f623", "none stated"),
         params={2: 27168900},
         params_at={2: (3, 9, (224, 224))},

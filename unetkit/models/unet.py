@@ -96,6 +96,8 @@ def _on_encoder(task: TaskShape, encoder: TimmEncoder, deep_supervision: bool) -
         paper="1505.04597",
         dims=(2, 3),
         min_size=16,
+        multiple_by={"encoder": 32},
+        min_size_by={"widths": 1},
         deep_supervision=True,
         source=("github:milesial/Pytorch-UNet", "21d7850", "GPL-3.0"),
         params={2: 31037698},

@@ -170,6 +170,7 @@ def _own(task: TaskShape, chosen: Variant, widths: Sequence[int], dropout: float
         paper="1807.10165",
         dims=(2, 3),
         multiple=16,
+        multiple_by={"encoder": 32, "depth": 1, "widths": 1, "variant": {"nnunet": 32}},
         deep_supervision=True,
         source=("github:MrGiovanni/UNetPlusPlus", "2659ddc", "ASU, non-commercial"),
         params={2: 9041601},
