@@ -16,7 +16,7 @@ def main() -> None:
     p.add_argument("--src", type=common.shape3, default=(100, 160, 160))
     p.add_argument("--dst", type=common.shape3, default=(200, 320, 320))
     p.add_argument("--classes", type=int, default=14, help="including background")
-    p.add_argument("--slab", type=int, default=16, help="output slices per step of the fused contender")
+    p.add_argument("--slab", type=int, default=16, help="slices per step of the fused contenders")
     args = p.parse_args()
     if args.keep_heap:
         common.keep_heap()
@@ -138,7 +138,8 @@ def main() -> None:
 
     @c.add("unetkit")
     def _unetkit():
-        from unetkit.data.preprocess import Geometry, restore_argmax
+        from unetkit.data.preprocess import Geometry
+        from unetkit.data.restore import LabelMap
         from unetkit.plan import Normalization, Plan
         from unetkit.types import Labels
 
@@ -149,7 +150,15 @@ def main() -> None:
         box = tuple((0, n) for n in dst)
         geometry = Geometry(dst, dst_spacing, axes, (False,) * 3, box, tuple(args.src), src_spacing)
         scores = torch.from_numpy(coarse)
-        return lambda: restore_argmax(scores, geometry, plan)
+
+        def call():
+            made = LabelMap(geometry, plan)
+            writer = made.writer()
+            for slab in scores.split(args.slab, 1):
+                writer.add(slab)
+            return made.result[0]
+
+        return call
 
     ready, skipped = c.build(common.wanted(args))
     stats, out, failed = common.run(ready, args.repeats, args.warmup, args.budget)
