@@ -10,7 +10,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from unetkit.errors import RecipeError
 from unetkit.recipe import DataSection, EvaluateSection, InferSection, explain_faults
-from unetkit.recipe.schema import Section
+from unetkit.recipe.merge import FREE, resumed
+from unetkit.recipe.schema import Recipe, Section
 from unetkit.recipe.words import nest, parse_words
 
 Words = TypeVar("Words", bound=Section)
@@ -34,6 +35,9 @@ class PredictWords(Section):
     input: str | None = Field(None, description="file or folder of images")
     split: Literal["train", "val", "test"] | None = Field(None, description="predict this split of the run's own data")
     output: str = Field(description="folder, or file if the input is one")
+    previous: str | None = Field(
+        None, description="of a cascade: folder with the earlier stage's label maps; with split= those of its training"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     overwrite: bool = Field(False, description="predict again what is there already")
     probabilities: bool = Field(False, description="write probabilities beside the labels")
@@ -104,6 +108,16 @@ def read_words(words: Iterable[str], schema: type[Words]) -> Words:
     if faults:
         raise RecipeError("; ".join(faults), faults)
     return checked
+
+
+def resume_words(words: Iterable[str]) -> dict[str, Any]:
+    """Return the keys of a run that is gone on with that may change. Raises RecipeError for any other, and for faults."""
+    values, faults = parse_words(words)
+    if faults:
+        raise RecipeError("; ".join(faults), faults)
+    # against the defaults, since the run is not read yet: what is refused here is refused at once
+    resumed(Recipe(), values, (*FREE, "train.jobs"))
+    return values
 
 
 def described(schema: type[Section]) -> str:

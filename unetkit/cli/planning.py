@@ -18,7 +18,9 @@ def decide_plans(recipe: Recipe) -> tuple[str, Fingerprint, dict[str, Plan]]:
 
     Raises RecipeError, ModelError or DataError.
     """
-    if isinstance(recipe.plan.configuration, list) or recipe.plan.configuration == "all":
+    from unetkit.engine.study.nodes import is_study
+
+    if is_study(recipe):
         from unetkit.engine.study.decide import decide_study
 
         decided = decide_study(recipe)

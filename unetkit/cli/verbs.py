@@ -9,7 +9,8 @@ from typing import Any
 from unetkit.cli import tell
 from unetkit.errors import RecipeError, nearest
 
-Outcome = tuple[Any, str]
+Outcome = tuple[Any, str | None]
+"""JSON document and text; no text where it falls to another process to answer."""
 
 
 def run_list(words: list[str]) -> Outcome:
@@ -86,30 +87,31 @@ def run_plan(words: list[str]) -> Outcome:
 
 
 def run_train(words: list[str]) -> Outcome:
-    """Train, validate and report; `resume=RUN` goes on where a run stopped."""
+    """Train, validate and report; `resume=RUN` goes on where a run or study stopped."""
+    from unetkit.cli.arguments import resume_words
     from unetkit.recipe import AUTO, resolve
 
-    # A resumed run must end as if it had never stopped, so that nothing of its recipe can be changed.
+    # A resumed run must end as if it had never stopped, so that nothing of its recipe that matters can be changed.
     resume = [w.partition("=")[2] for w in words if w.startswith("resume=")]
     if len(resume) > 1 or resume == [""]:
         raise RecipeError(f"{' '.join(f'resume={run}' for run in resume)}: give one run folder to go on with")
     rest = [w for w in words if not w.startswith("resume=")]
-    if resume and rest:
-        raise RecipeError(
-            f"resume goes on with the run's own recipe; drop {' '.join(rest)}, or train anew without resume"
-        )
     resolved = None if resume else resolve(rest, AUTO)
+    changes = resume_words(rest) if resume else {}
+    from unetkit.engine.distributed import joined
     from unetkit.engine.memory import keep_heap
     from unetkit.engine.train import train
 
     # For the whole process, so it is for the command line to decide, not for an import.
     keep_heap()
-    if resolved is None:
-        result = train(resume=resume[0])
-    else:
-        result = train(resolved.recipe, resolved.origins, source=resolved.source)
+    with joined(one_voice=True) as group:
+        if resolved is None:
+            result = train(resume=resume[0], changes=changes, group=group)
+        else:
+            result = train(resolved.recipe, resolved.origins, source=resolved.source, group=group)
     # A case that could not be scored is the user's to mend; the run itself is whole.
-    return {**result.to_json(), "exit_code": 2 if result.failures else 0}, result.summary()
+    document = {**result.to_json(), "exit_code": 2 if result.failures else 0}
+    return document, result.summary() if group.leads else None
 
 
 def run_predict(words: list[str]) -> Outcome:
@@ -118,12 +120,16 @@ def run_predict(words: list[str]) -> Outcome:
 
     args = read_words(words, PredictWords)
     import unetkit
+    from unetkit.checkpoint import read_recipe
     from unetkit.engine.memory import keep_heap
     from unetkit.infer.folder import predict_cases, predict_files
     from unetkit.progress import case_bar
 
     keep_heap()
-    predictor = unetkit.load(args.run, device=args.device, **given(args.infer))
+    # Of its own cases the run knows where their maps are; of others it must be told.
+    own = None if args.split is None else read_recipe(args.run).data.previous
+    previous = args.previous or args.data.previous or own
+    predictor = unetkit.load(args.run, device=args.device, previous=previous, **given(args.infer))
     options: dict[str, Any] = {
         "overwrite": args.overwrite,
         "probabilities": args.probabilities,

@@ -36,6 +36,15 @@ def write_report(folder: Path, data: ReportData) -> Path:
     return report
 
 
+def write_page(path: Path, html: str) -> Path:
+    """Write one page, replacing what is there, and return its path. Raises DataError if it cannot be written."""
+    try:
+        _replace(path, html.encode())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+    return path
+
+
 def overlay_name(role: str) -> str:
     """Return the file name of the picture of a role (best, median, worst)."""
     return f"overlay_{role}.png"
