@@ -10,9 +10,21 @@ from unetkit.plan.plan import Normalization, Plan
 if TYPE_CHECKING:
     from unetkit.plan.fingerprint import Fingerprint, measure
     from unetkit.plan.nnunet import nnunet_plan
+    from unetkit.plan.nnunet_files import read_nnunet_plans
+    from unetkit.plan.nnunet_write import write_nnunet_plans
     from unetkit.plan.rules import configurations_for, decide
 
-__all__ = ["Fingerprint", "Normalization", "Plan", "configurations_for", "decide", "measure", "nnunet_plan"]
+__all__ = [
+    "Fingerprint",
+    "Normalization",
+    "Plan",
+    "configurations_for",
+    "decide",
+    "measure",
+    "nnunet_plan",
+    "read_nnunet_plans",
+    "write_nnunet_plans",
+]
 
 _HOME = {
     "Fingerprint": "fingerprint",
@@ -20,6 +32,8 @@ _HOME = {
     "decide": "rules",
     "measure": "fingerprint",
     "nnunet_plan": "nnunet",
+    "read_nnunet_plans": "nnunet_files",
+    "write_nnunet_plans": "nnunet_write",
 }
 
 

@@ -115,16 +115,23 @@ def nnunet_budget(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo) -> 
     return nnunet.Budget(len(fingerprint.cases), labels, nnunet.preset_of(name), gigabytes)
 
 
+def single(recipe: Recipe) -> str | None:
+    """Return the one configuration that the recipe names, if any. Raises RecipeError if it names several."""
+    asked = recipe.plan.configuration
+    if isinstance(asked, list) and len(asked) == 1:
+        asked = asked[0]
+    if asked == "all" or isinstance(asked, list):
+        either = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
+        raise RecipeError(f"plan.configuration={asked} is for a study of several runs; a plan needs one: {either}")
+    return asked
+
+
 def choose_name(grid: Grid, recipe: Recipe, info: ModelInfo) -> str:
     """Return the configuration that the recipe asks for, or the widest that data and model allow.
 
     Raises RecipeError if the data have no such configuration, ModelError if the model cannot work on such images.
     """
-    asked, patch = recipe.plan.configuration, recipe.data.patch_size
-    if isinstance(asked, list) and len(asked) == 1:
-        asked = asked[0]
-    if asked == "all" or isinstance(asked, list):
-        raise RecipeError(f"plan.configuration={asked} is for a study of several runs; a plan needs one: {_either()}")
+    asked, patch = single(recipe), recipe.data.patch_size
     if asked is not None:
         if why := refusal(asked, grid, recipe, info):
             raise RecipeError(f"plan.configuration={asked}: {why}")
@@ -188,7 +195,3 @@ def no_low_stage(full: Frame, patch: Sequence[int]) -> RecipeError:
 
 def _whole(shape: Sequence[float]) -> tuple[int, ...]:
     return tuple(max(1, round(n)) for n in shape)
-
-
-def _either() -> str:
-    return ", ".join(NAMES[:-1]) + f" or {NAMES[-1]}"

@@ -167,7 +167,7 @@ def _orientation_and_spacing(
         return (), _spacing_2d(fingerprint, recipe, reasons)
     target, why = target_spacing(fingerprint, shapes)
     if recipe.plan.transpose:
-        transpose, reasons["transpose"] = _checked_transpose(recipe.plan.transpose), "as the recipe says"
+        transpose, reasons["transpose"] = checked_transpose(recipe.plan.transpose), "as the recipe says"
     else:
         transpose, reasons["transpose"] = choose_transpose(fingerprint, target, planner)
     if recipe.data.resize:
@@ -197,7 +197,8 @@ def _spacing_2d(fingerprint: Fingerprint, recipe: Recipe, reasons: dict[str, str
     return None
 
 
-def _checked_transpose(order: tuple[int, ...]) -> tuple[int, ...]:
+def checked_transpose(order: tuple[int, ...]) -> tuple[int, ...]:
+    """Return an order that the recipe gives. Raises RecipeError if it is none."""
     if sorted(order) != [0, 1, 2]:
         raise RecipeError(f"plan.transpose {list(order)}: give the axes 0, 1 and 2 in the order the network sees them")
     return tuple(order)

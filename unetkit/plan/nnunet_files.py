@@ -28,6 +28,12 @@ _NAMES = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 _PROPERTIES = "foreground_intensity_properties_per_channel"
 _FORMER_PROPERTIES = "foreground_intensity_properties_by_modality"
 
+_KEYS = (
+    *("dataset_name", "plans_name", "original_median_spacing_after_transp", "original_median_shape_after_transp"),
+    *("image_reader_writer", "transpose_forward", "transpose_backward", "configurations", "experiment_planner_used"),
+    *("label_manager", _PROPERTIES, _FORMER_PROPERTIES),
+)
+
 
 @dataclass(frozen=True)
 class Images:
@@ -81,6 +87,8 @@ def read_tree(path: Path) -> dict[str, Any]:
         raise RecipeError(
             f"{path}: no plans of nnU-Net, which have `configurations`; give nnUNetPlans.json or the like"
         )
+    if unknown := [key for key in tree if key not in _KEYS]:
+        raise RecipeError(f"{path}: unknown key '{unknown[0]}'{nearest(unknown[0], _KEYS)}; correct the file")
     return tree
 
 

@@ -22,25 +22,33 @@ from unetkit.plan.configurations import (
     refusal,
 )
 from unetkit.plan.fingerprint import Fingerprint
+from unetkit.plan.from_file import configurations_of_file, read_plan
 from unetkit.plan.grid import ANISOTROPIC, full_grid
 from unetkit.plan.intensity import choose_normalization
 from unetkit.plan.lowres import LowResolution
 from unetkit.plan.mirrors import mirror_axes
 from unetkit.plan.plan import Plan
 from unetkit.plan.stages import choose_stages
+from unetkit.plan.weighing import Measure, as_built, batch_by_weight, patch_by_weight, weighed
 from unetkit.recipe.schema import Recipe
 from unetkit.registry import ModelInfo, check_size
 from unetkit.topology import pool_topology
 
 
-def decide(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo) -> Plan:
+def decide(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo, measure: Measure | None = None) -> Plan:
     """Return the plan of one configuration; what the recipe gives is taken as it is.
+
+    With `plan.file` the plan is read from there instead. `measure` weighs a training step; without it the convolutions
+    of a plain U-Net are counted.
 
     Raises RecipeError for overrides that contradict each other, the data or the model, and for a configuration that
     the data do not have; ModelError if the model cannot work on such images.
     """
+    if recipe.plan.file is not None:
+        return read_plan(fingerprint, recipe, info)
     reasons: dict[str, str] = {}
-    frame, patch, low = _stage(fingerprint, recipe, info, reasons)
+    info = as_built(info, recipe)
+    frame, patch, low = _stage(fingerprint, recipe, info, reasons, measure)
     batch = _sized_batch(frame, patch, recipe, reasons)
     strides, kernels, widths = choose_stages(info, patch, (*frame.topology(patch), ()), recipe, reasons)
     rules, reasons["normalization"] = choose_normalization(
@@ -64,19 +72,25 @@ def decide(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo) -> Plan:
         configuration=frame.name,
         batch_dice=_batch_dice(frame.name, low is not None, reasons),
         previous=frame.name == CASCADE,
+        expected=_expected(frame, patch, batch, recipe),
         reasons=reasons,
     )
 
 
-def configurations_for(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo) -> tuple[str, ...]:
+def configurations_for(
+    fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo, measure: Measure | None = None
+) -> tuple[str, ...]:
     """Return the configurations that suit data, model and recipe, whichever the recipe names.
 
     Raises RecipeError or ModelError if none does.
     """
+    if recipe.plan.file is not None:
+        return configurations_of_file(recipe, info)
+    info = as_built(info, recipe)
     grid = full_grid(fingerprint, recipe, {})
     names = [name for name in (FLAT, FULL) if refusal(name, grid, recipe, info) is None]
     if FULL in names:
-        full = full_frame(grid, FULL, fingerprint, recipe, info)
+        full = weighed(full_frame(grid, FULL, fingerprint, recipe, info), fingerprint, recipe, measure)
         if low_stage(full, _sized_patch(full, recipe, {})) is not None:
             names += [LOW, CASCADE]
     free = recipe.model_copy(update={"plan": recipe.plan.model_copy(update={"configuration": None})})
@@ -84,12 +98,12 @@ def configurations_for(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo
 
 
 def _stage(
-    fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo, reasons: dict[str, str]
+    fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo, reasons: dict[str, str], measure: Measure | None
 ) -> tuple[Frame, tuple[int, ...], LowResolution | None]:
     """Return the frame of the configuration, its patch, and the lower resolution that the data need, if any."""
     grid = full_grid(fingerprint, recipe, reasons)
     name = choose_name(grid, recipe, info)
-    frame = full_frame(grid, name, fingerprint, recipe, info)
+    frame = weighed(full_frame(grid, name, fingerprint, recipe, info), fingerprint, recipe, measure)
     asked = recipe.plan.spacing
     if frame.dims == 3 and asked not in (None, "native") and len(asked) != 3:
         raise RecipeError(f"plan.spacing {list(asked)}: give 3 numbers in mm, or native")
@@ -99,10 +113,18 @@ def _stage(
     if name in (LOW, CASCADE) and low is None:
         raise no_low_stage(frame, patch)
     if name == LOW and low is not None:
-        frame = coarse_frame(frame, low)
+        frame = weighed(coarse_frame(frame, low), fingerprint, recipe, measure)
         reasons["spacing"] = f"{low.steps} steps of 3 % coarser than the full resolution"
         patch = _sized_patch(frame, recipe, reasons)
     return frame, patch, low
+
+
+def _expected(frame: Frame, patch: tuple[int, ...], batch: int, recipe: Recipe) -> dict[str, float]:
+    """Return what was measured on the way to the sizes; nothing where none was weighed."""
+    setting = frame.setting
+    if setting.weigh is None or frame.budget is not None or (recipe.data.patch_size and recipe.train.batch_size):
+        return {}
+    return {"memory_gb": round(setting.gb(patch, batch), 3)}
 
 
 def _batch_dice(name: str, has_low: bool, reasons: dict[str, str]) -> bool:
@@ -156,13 +178,7 @@ def _patch(frame: Frame, recipe: Recipe, reasons: dict[str, str]) -> tuple[int, 
         _check_patch(patch, "data.patch_size" if asked else "data.resize", frame, recipe)
         reasons["patch_size"] = "as the recipe says" if asked else "a whole resized image"
         return patch
-    patch = budget.choose_patch(setting)
-    count = budget.elements(patch, pool_topology(patch, setting.spacing)[0], setting.num_outputs)
-    reasons["patch_size"] = (
-        f"the median image has {_times(setting.shape)} voxels; this size keeps {count / 1e6:.3g} million values a "
-        f"sample in a plain U-Net; up to {setting.limit / 1e6:.3g} million let 2 samples fit {setting.memory_gb:g} GB"
-    )
-    return patch
+    return patch_by_weight(frame, recipe.train.batch_size, reasons)
 
 
 def _check_patch(patch: tuple[int, ...], key: str, frame: Frame, recipe: Recipe) -> None:
@@ -183,13 +199,7 @@ def _batch(frame: Frame, patch: tuple[int, ...], recipe: Recipe, reasons: dict[s
     if recipe.train.batch_size:
         reasons["batch_size"] = "as the recipe says"
         return recipe.train.batch_size
-    batch = budget.choose_batch(patch, frame.setting, frame.dataset_voxels)
-    share = batch * prod(patch) / frame.dataset_voxels
-    reasons["batch_size"] = (
-        f"what {frame.setting.memory_gb:g} GB hold, but at least 2, at most {budget.LARGEST_BATCH} "
-        f"and a twentieth of the data; this is {share:.2g} of it"
-    )
-    return batch
+    return batch_by_weight(frame, patch, reasons)
 
 
 def _resampling(frame: Frame, recipe: Recipe, reasons: dict[str, str]) -> dict[str, Any]:

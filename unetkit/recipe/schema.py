@@ -156,6 +156,11 @@ class PlanSection(Section):
         description="resolution to work at; several (or all that suit the data) train one after the other, in one "
         "study; without it the widest that data and model allow",
     )
+    file: str | None = Field(
+        None,
+        description="use this plan instead of making one: a plan.json, or a plans file of nnU-Net (PATH, or PATH#NAME "
+        "for a configuration of your own); other keys go on top",
+    )
     spacing: tuple[PositiveFloat, ...] | Literal["native"] | None = Field(
         None, description="target spacing in mm, or native for no resampling"
     )
@@ -175,6 +180,8 @@ class PlanSection(Section):
     def _agrees(self) -> PlanSection:
         if self.preset is not None and self.planner != "nnunet":
             raise ValueError(f"preset={self.preset} is one of nnU-Net's planners; add plan.planner=nnunet or drop it")
+        if self.file is not None and (self.planner != "unetkit" or self.memory_gb != "auto"):
+            raise ValueError("file holds a plan already, so that planner, preset and memory_gb do nothing; drop them")
         return self
 
 
