@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 MOST_RUNS = 1 << 22
-"""A label map of more runs is noise rather than objects; finding its components would take gigabytes."""
+"""Runs of a label map, beyond which it is noise rather than objects; finding components would take gigabytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +21,8 @@ class Components:
     sizes: np.ndarray
 
 
-def find_components(labels: np.ndarray) -> Components | None:
-    """Return the components of each nonzero value of a label map [*S]; None for one of more than MOST_RUNS runs.
+def find_components(labels: np.ndarray, most_runs: int = MOST_RUNS) -> Components | None:
+    """Return the components of each nonzero value of a label map [*S]; None for one of more runs than these.
 
     Voxels of one value that touch at a face, edge or corner belong together.
     """
@@ -33,10 +33,10 @@ def find_components(labels: np.ndarray) -> Components | None:
     flat = padded.ravel()
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     values = flat[changes]
-    if len(changes) > 2 * MOST_RUNS:
-        return None
     # Every change begins a run, of background also, and the next change ends it.
     runs = np.flatnonzero(values)
+    if len(runs) > most_runs:
+        return None
     starts, values = changes[runs], values[runs]
     ends = np.append(changes, flat.size)[runs + 1]
     return _joined(starts, ends, values, padded.shape)

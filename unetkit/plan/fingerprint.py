@@ -166,7 +166,7 @@ def _parts(
                     cache.keep(key, part)
         except DataError as error:
             text = str(error)
-            return DataError(text if case.id in text else f"case {case.id}: {text}")
+            return DataError(text if text.startswith(f"case {case.id}:") else f"case {case.id}: {text}")
         return part
 
     yield from _in_threads(attempt, cases, threads)

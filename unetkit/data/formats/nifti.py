@@ -75,7 +75,19 @@ def _open(path: Path) -> Any:
     if raw[:2] == b"\x1f\x8b":
         raw = gzip.decompress(raw)
     kind = nib.Nifti2Image if raw[:4] in _NIFTI2_SIZE else nib.Nifti1Image
+    _require_spacing(kind.header_class(raw[: kind.header_class.sizeof_hdr], check=False), path)
     return kind.from_bytes(raw)
+
+
+def _require_spacing(header: Any, path: Path) -> None:
+    """Refuse lengths of 0 or NaN, which nibabel would take for 1 mm, unless an sform says where the voxels lie."""
+    shape, lengths = header["dim"][1:4], np.abs(header["pixdim"][1:4])
+    told = [not (length > 0 and np.isfinite(length)) for length, n in zip(lengths, shape, strict=True) if n > 1]
+    if any(told) and not header["sform_code"]:
+        raise DataError(
+            f"{path}: spacing {' x '.join(f'{length:g}' for length in lengths)} mm; every axis needs a positive "
+            "length: correct the header"
+        )
 
 
 def _channels_first(data: np.ndarray, path: Path) -> np.ndarray:
