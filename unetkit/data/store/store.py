@@ -209,7 +209,7 @@ def _version(sign: Path) -> int | None:
     """Return the version that a folder's sign states, None without sign. Raises DataError if it is damaged."""
     try:
         return int(json.loads(sign.read_text(encoding="utf-8"))["version"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
