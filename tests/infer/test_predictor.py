@@ -169,7 +169,7 @@ def test_largest_components_and_mirroring_are_followed(save_run, array, make_pla
     volume = Volume(array[None], (1.0, 1.0, 2.0), AFFINE)
     plain, mirrored = load(folder).probabilities(volume).data, load(folder, mirror=True).probabilities(volume).data
     assert np.abs(plain - mirrored).max() > 1e-3
-    kept = load(folder, keep_largest=True).predict(volume).data[0]
+    kept = load(folder, postprocess=[{"rule": "keep_largest"}]).predict(volume).data[0]
     assert ((kept == load(folder).predict(volume).data[0]) | (kept == 0)).all()
 
 

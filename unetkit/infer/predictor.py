@@ -24,7 +24,7 @@ from unetkit.infer.device import Compute, check_torch, pick_compute, pick_device
 from unetkit.infer.forward import WindowSettings
 from unetkit.infer.inputs import Image, check_image, image_dims, open_image, open_previous
 from unetkit.infer.network import StageInput, build_network
-from unetkit.infer.postprocess import keep_largest
+from unetkit.infer.postprocess import check_rules, postprocess
 from unetkit.infer.segmenter import Segmentation
 from unetkit.infer.shortage import REMEDY, explained_shortage, free_memory
 from unetkit.infer.slabs import choose_layout, segment_slabs
@@ -57,10 +57,11 @@ class Predictor:
         """Predict with a network that is on the compute's device already.
 
         `masks`: for a cascade, where cases find the label maps of the earlier stage by their id.
-        Raises RecipeError if the settings ask for mirroring where training had none.
+        Raises RecipeError if the settings ask for mirroring where training had none, or name unknown classes.
         """
         if settings.mirror and not plan.mirror_axes:
             raise RecipeError("infer.mirror=true: the network was trained without mirroring; drop it")
+        check_rules(settings.postprocess, plan.labels)
         self.network, self.plan, self.settings, self.compute = network, plan, settings, compute
         self.masks = masks
         self._entrance = StageInput(network, plan) if plan.previous else network
@@ -145,9 +146,8 @@ class Predictor:
                 torch.cuda.empty_cache()
                 # Sums in the host's memory, only windows on the GPU.
                 found = self._segmented(image, prepared, probabilities)
-        if not self.settings.keep_largest:
-            return found
-        return replace(found, encoded=keep_largest(found.encoded))
+        rules = self.settings.postprocess
+        return replace(found, encoded=postprocess(found.encoded, rules, self.plan.labels, prepared.geometry.grid))
 
     def slabs(self, image: Tensor, axis: int = 0, band: Band | None = None) -> Iterator[Tensor]:
         """Yield the logits of a prepared image [C, *P] by rows of `axis`, in order, as `window_slabs` does."""
@@ -168,6 +168,7 @@ class Predictor:
             self.plan,
             nearest=self.settings.restore == "labels",
             probabilities=probabilities,
+            beside=image.device.type != self.compute.device.type,
         )
 
     def _opened(self, volume: Volume, previous: Image | None) -> Prepared:

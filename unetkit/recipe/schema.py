@@ -263,7 +263,9 @@ class TrainSection(Section):
     steps_per_epoch: Positive | None = Field(
         None, description="steps of an epoch; without it one pass over the cases (or slices)"
     )
-    batch_size: Positive | None = Field(None, description="samples per step; without it the plan decides")
+    batch_size: Positive | None = Field(
+        None, description="samples per step, of each process under torchrun; without it the plan decides"
+    )
     accumulate: Positive = Field(1, description="batches whose gradients are added before a step")
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
@@ -311,6 +313,31 @@ class TrainSection(Section):
     tensorboard: bool = Field(False, description="write TensorBoard files too (extra 'tensorboard')")
 
 
+class PostprocessRule(Section):
+    """One step on a predicted label map, on the grid of its image; components touch at faces, edges or corners."""
+
+    rule: Literal["keep_largest", "drop_small", "fill_holes", "swap_sides"] = Field(
+        description="swap_sides: components on the wrong side of the image's middle change to the other class"
+    )
+    classes: list[str] | None = Field(
+        None, description="names of classes; without it each of them; of swap_sides the left and the right one"
+    )
+    together: bool = Field(False, description="the classes count as one object (keep_largest, drop_small)")
+    smallest: PositiveFloat | None = Field(
+        None, description="components below go (drop_small), in mm3, or pixels where there is no spacing"
+    )
+
+    @model_validator(mode="after")
+    def _agrees(self) -> PostprocessRule:
+        if (self.rule == "drop_small") != (self.smallest is not None):
+            raise ValueError("drop_small needs smallest, and no other rule reads it; give both or neither")
+        if self.rule == "swap_sides" and len(self.classes or ()) != 2:
+            raise ValueError("swap_sides needs two classes, the left one first")
+        if self.together and self.rule not in ("keep_largest", "drop_small"):
+            raise ValueError(f"together is not read by {self.rule}; drop it")
+        return self
+
+
 class InferSection(Section):
     """Prediction of whole cases, in validation and afterwards."""
 
@@ -321,7 +348,9 @@ class InferSection(Section):
         "logits",
         description="back to the input grid: interpolate the logits, or labels to the nearest (Synapse protocol)",
     )
-    keep_largest: bool = Field(False, description="keep only the largest component of each class")
+    postprocess: list[PostprocessRule] = Field(
+        [], description="steps on the label maps, in this order: `[{rule: keep_largest, classes: [liver]}]`"
+    )
 
 
 class EvaluateSection(Section):
