@@ -124,6 +124,8 @@ def read_configuration(path: Path, name: str, images: Images) -> tuple[Plan, Net
         reasons=dict.fromkeys(("patch_size", "batch_size", "spacing", "transpose", "normalization"), origin),
     )
     try:
+        if sizes.n_stages != len(sizes.strides):
+            raise RecipeError(f"n_stages {sizes.n_stages}, but {len(sizes.strides)} strides; give one per stage")
         check_plan(plan)
     except RecipeError as error:
         raise RecipeError(f"{path}: {name}: {error}") from error

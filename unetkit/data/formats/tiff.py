@@ -138,7 +138,7 @@ def _spacing(path: Path, dims: int) -> tuple[float, ...]:
         if not isinstance(stated, dict) or "spacing" not in stated:  # annotation tools keep JSON files of their own
             return (1.0,) * dims
         spacing = tuple(float(s) for s in stated["spacing"])
-    if len(spacing) != dims or min(spacing) <= 0:
+    if len(spacing) != dims or not all(0 < s < float("inf") for s in spacing):
         raise DataError(f"{side}: spacing {list(spacing)}; give {dims} positive numbers, one per axis of {path.name}")
     return spacing
 
