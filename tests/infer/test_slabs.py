@@ -14,9 +14,9 @@ from unetkit.data.restore import Band
 from unetkit.errors import DataError
 from unetkit.infer.folder import predict_files
 from unetkit.infer.forward import Forward, WindowSettings
-from unetkit.infer.predictor import load
+from unetkit.infer.load import load
 from unetkit.infer.shortage import explained_shortage, free_memory
-from unetkit.infer.slabs import choose_layout, segment_slabs
+from unetkit.infer.slabs import Layout, choose_layout, segment_slabs
 from unetkit.infer.sliding import gaussian, pad_to, positions, sliding_window, window_slabs
 from unetkit.types import Volume
 
@@ -140,9 +140,11 @@ def test_bands_change_no_label(make_plan):
     grid, window, stream = geometry((30, 24, 20)), (8, 8, 8), streamed(Local(), (30, 24, 20), (8, 8, 8))
     layouts = [choose_layout(grid, window, 12, most) for most in (1e15, 20_000)]
     assert [len(layout.bands) for layout in layouts] == [1, 3]
-    whole, cut = (segment_slabs(stream, layout, grid, make_plan(), probabilities=True) for layout in layouts)
-    assert np.array_equal(whole.encoded, cut.encoded)
-    np.testing.assert_allclose(whole.chances, cut.chances, atol=1e-6)
+    whole = segment_slabs(stream, layouts[0], grid, make_plan(), probabilities=True)
+    for beside in (False, True):
+        cut = segment_slabs(stream, layouts[1], grid, make_plan(), probabilities=True, beside=beside)
+        assert np.array_equal(whole.encoded, cut.encoded)
+        np.testing.assert_allclose(whole.chances, cut.chances, atol=1e-6)
 
 
 def part(band: Band | None, shape: tuple[int, ...]) -> list[int]:
@@ -163,6 +165,15 @@ def streamed(network: nn.Module, shape: tuple[int, ...], window: tuple[int, ...]
         return window_slabs(network, image, window, 3, WindowSettings(), axis=axis, region=region)
 
     return stream
+
+
+def test_probabilities_beyond_the_memory_are_refused_before_any_work(make_plan):
+    """Linux would promise the memory, and kill the process that takes it."""
+    huge = geometry((1 << 20, 1 << 10, 1 << 10))
+    with pytest.raises(MemoryError):
+        segment_slabs(
+            streamed(Local(), (8, 8, 8), (8, 8, 8)), Layout(0, (None,)), huge, make_plan(), probabilities=True
+        )
 
 
 @pytest.mark.parametrize(

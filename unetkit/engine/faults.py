@@ -6,13 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-
 from unetkit.errors import RecipeError
+from unetkit.infer.shortage import is_shortage
 from unetkit.plan.plan import Plan
-
-# What torch's and the C++ library's allocators say on a CPU, where no exception class of its own is raised.
-_CPU_FULL = ("can't allocate memory", "not enough memory", "std::bad_alloc")
 
 
 @dataclass(frozen=True)
@@ -32,12 +28,11 @@ def explained(where: str, load: Load) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise RecipeError(out_of_memory(where, load)) from error
-    except (RuntimeError, UserWarning) as error:  # UserWarning: what deterministic mode makes of its own warnings
-        text = str(error)
-        if any(sign in text for sign in _CPU_FULL):
+    # UserWarning: what deterministic mode makes of its own warnings
+    except (MemoryError, RuntimeError, UserWarning) as error:
+        if is_shortage(error):
             raise RecipeError(out_of_memory(where, load)) from error
+        text = str(error)
         if "deterministic implementation" in text:
             operator = text.split(" does not")[0].splitlines()[-1]
             raise RecipeError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from unetkit.data.preprocess import Geometry
 from unetkit.data.restore import Band, ChanceMap, LabelMap, Writer, bands
 from unetkit.infer.segmenter import Segmentation
+from unetkit.infer.shortage import free_memory
 from unetkit.plan.plan import Plan
 
 
@@ -51,24 +54,52 @@ def segment_slabs(
     *,
     nearest: bool = False,
     probabilities: bool = False,
+    beside: bool = False,
 ) -> Segmentation:
-    """Turn the slabs of a case into its segmentation as they come; `nearest` as in `LabelMap`, of the labels alone."""
+    """Turn the slabs of a case into its segmentation as they come; `nearest` as in `LabelMap`, of the labels alone.
+
+    `beside`: one slab is restored while the next one is computed, which pays if that is done on another device.
+    Raises MemoryError if the probabilities would not fit into the host's memory.
+    """
+    if probabilities:
+        _require_room(4 * plan.labels.num_outputs * prod(geometry.input_shape))
     labels = LabelMap(geometry, plan, axis=layout.axis, nearest=nearest)
     chances = ChanceMap(geometry, plan, axis=layout.axis) if probabilities else None
     for band in layout.bands:
         writers = [made.writer(band) for made in (labels, chances) if made is not None]
-        for slab in stream(layout.axis, band):
-            for writer in writers:
-                _spilling(writer, slab)
+        slabs = stream(layout.axis, band)
+        if beside:
+            _write_beside(slabs, writers)
+        else:
+            for slab in slabs:
+                _write(writers, slab)
     return Segmentation(labels.result, None if chances is None else chances.result)
 
 
-def _spilling(writer: Writer, slab: Tensor) -> None:
+def _require_room(needed: int) -> None:
+    # Linux promises more memory than there is, and kills the process that takes it: ask before.
+    if needed > free_memory(torch.device("cpu")):
+        raise MemoryError(f"{needed} bytes")
+
+
+def _write_beside(slabs: Iterable[Tensor], writers: Sequence[Writer]) -> None:
+    written: Future[None] | None = None
+    # A thread: torch lets go of the interpreter, and no slab has to be sent anywhere.
+    with ThreadPoolExecutor(1) as pool:
+        for slab in slabs:
+            if written is not None:
+                written.result()  # at most one slab waits
+            written = pool.submit(_write, writers, slab.clone())
+    if written is not None:
+        written.result()
+
+
+def _write(writers: Sequence[Writer], slab: Tensor) -> None:
     """Have a slab written where it lies, or in the host's memory if the GPU's does not suffice."""
-    try:
-        writer.add(slab)
-        return
-    except torch.OutOfMemoryError:
+    for writer in writers:
+        with suppress(torch.OutOfMemoryError):
+            writer.add(slab)
+            continue
         # Outside of the handler, whose traceback holds tensors. Rows that are written stay so.
         torch.cuda.empty_cache()
-    writer.add(slab.cpu())
+        writer.add(slab.cpu())
