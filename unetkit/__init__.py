@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from unetkit.engine.train import train
     from unetkit.errors import UnetkitError
     from unetkit.evaluation import evaluate
-    from unetkit.infer.predictor import Predictor, load
+    from unetkit.infer.load import load
+    from unetkit.infer.predictor import Predictor
     from unetkit.registry import create_model, list_models, register
     from unetkit.types import Volume
 
@@ -37,7 +38,7 @@ _HOME = {
     "create_model": "unetkit.registry",
     "evaluate": "unetkit.evaluation",
     "list_models": "unetkit.registry",
-    "load": "unetkit.infer.predictor",
+    "load": "unetkit.infer.load",
     "register": "unetkit.registry",
     "train": "unetkit.engine.train",
 }

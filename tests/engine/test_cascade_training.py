@@ -24,7 +24,7 @@ from unetkit.engine.prepare import prepare_plan, training_cases, validation_case
 from unetkit.engine.train import train
 from unetkit.errors import DataError, RecipeError
 from unetkit.evaluation import evaluate_run
-from unetkit.infer.predictor import load
+from unetkit.infer.load import load
 from unetkit.recipe import Recipe, resolve
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])

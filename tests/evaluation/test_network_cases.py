@@ -20,8 +20,8 @@ from unetkit.evaluation import (
     write_evaluation,
 )
 from unetkit.infer.folder import predict_cases
+from unetkit.infer.load import load
 from unetkit.infer.network import build_network
-from unetkit.infer.predictor import load
 from unetkit.metrics import dice
 from unetkit.plan.plan import Normalization, Plan
 from unetkit.recipe.schema import DataSection, EvaluateSection, Recipe

@@ -12,7 +12,8 @@ from unetkit.data.cascade import network_input, one_hot
 from unetkit.errors import DataError, RecipeError
 from unetkit.infer.cascade import Cascade
 from unetkit.infer.folder import predict_files
-from unetkit.infer.predictor import Predictor, load
+from unetkit.infer.load import load
+from unetkit.infer.predictor import Predictor
 from unetkit.types import Labels, Volume
 
 SHAPE = (26, 22, 11)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from unetkit.errors import DataError
 from unetkit.infer.folder import predict_cases, predict_files
-from unetkit.infer.predictor import load
+from unetkit.infer.load import load
 from unetkit.types import Case
 
 AFFINE = np.array([[-1.0, 0, 0, 5], [0, 1.0, 0, -3], [0, 0, 2.0, 9], [0, 0, 0, 1]])

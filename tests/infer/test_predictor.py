@@ -10,7 +10,8 @@ from unetkit.checkpoint import load_checkpoint, save_checkpoint
 from unetkit.data.preprocess import Prepared, preprocess
 from unetkit.errors import CheckpointError, DataError, RecipeError, ShapeError
 from unetkit.infer.device import check_torch, pick_compute, pick_device
-from unetkit.infer.predictor import Predictor, load
+from unetkit.infer.load import load
+from unetkit.infer.predictor import Predictor
 from unetkit.infer.sliding import sliding_window
 from unetkit.types import Labels, Volume
 

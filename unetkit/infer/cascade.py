@@ -7,6 +7,7 @@ from typing import Any
 
 from unetkit.data.preprocess import Prepared, prepare_previous, preprocess
 from unetkit.errors import RecipeError
+from unetkit.infer.ensemble import Whole
 from unetkit.infer.predictor import Predictor
 from unetkit.infer.segmenter import Segmentation, Segmenter
 from unetkit.plan.plan import Plan
@@ -21,7 +22,7 @@ class StagedCase:
     second: Prepared
 
 
-class Cascade:
+class Cascade(Whole):
     """Two stages that predict one after the other, without a file in between (nnU-Net, doi:10.1038/s41592-020-01008-z).
 
     The first may be any segmenter, an ensemble of folds also; its masks go to the second without any probabilities.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,3 +70,21 @@ def plan_options(info: ModelInfo, plan: Plan) -> dict[str, Any]:
     if "strides" not in info.options:
         return {}
     return {name: getattr(plan, name) for name in FROM_PLAN if name in info.options and getattr(plan, name)}
+
+
+class MeanNetwork(nn.Module):
+    """Networks of one plan; the output is the mean of their logits [B, K, *S], as nnU-Net averages folds."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(networks)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the mean in fp32, of the finest outputs."""
+        total: Tensor | None = None
+        for member in self.members:
+            out = member(image)
+            finest = (out[0] if isinstance(out, tuple | list) else out).float()
+            total = finest if total is None else total + finest
+        assert total is not None
+        return total / len(self.members)

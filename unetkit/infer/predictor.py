@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from unetkit.errors import RecipeError
 from unetkit.infer.device import Compute, check_torch, pick_compute, pick_device
 from unetkit.infer.forward import WindowSettings
 from unetkit.infer.inputs import Image, check_image, image_dims, open_image, open_previous
-from unetkit.infer.network import StageInput, build_network
+from unetkit.infer.network import MeanNetwork, StageInput, build_network
 from unetkit.infer.postprocess import check_rules, postprocess
 from unetkit.infer.segmenter import Segmentation
 from unetkit.infer.shortage import REMEDY, explained_shortage, free_memory
@@ -83,15 +83,36 @@ class Predictor:
         cascade: the folder with the earlier stage's label maps, named by case.
         Raises CheckpointError for what cannot be loaded, RecipeError for a device or override that is not possible.
         """
+        return cls.from_folds([path], device, previous=previous, **overrides)
+
+    @classmethod
+    def from_folds(
+        cls,
+        paths: Sequence[str | Path],
+        device: str = "auto",
+        *,
+        previous: str | Path | None = None,
+        **overrides: Any,
+    ) -> Predictor:
+        """Load runs of one plan, the folds of a configuration, whose logits are averaged; see `from_checkpoint`.
+
+        Raises RecipeError besides if their plans differ.
+        """
         check_torch()
-        checkpoint = load_checkpoint(path)
-        settings = _overridden(checkpoint.recipe.infer, overrides)
-        compute = pick_compute(pick_device(device), checkpoint.recipe.train.precision)
-        network = build_network(checkpoint.recipe, checkpoint.plan, start=False)
-        load_weights(network, checkpoint.best_weights, path)
-        plan = checkpoint.plan
+        found = [load_checkpoint(path) for path in paths]
+        recipe, plan = found[0].recipe, found[0].plan
+        for path, checkpoint in zip(paths, found, strict=True):
+            if _sizes(checkpoint.plan) != _sizes(plan):
+                raise RecipeError(f"{paths[0]} and {path} were trained by different plans; give folds of one study")
+        settings = _overridden(recipe.infer, overrides)
+        compute = pick_compute(pick_device(device), recipe.train.precision)
+        networks = []
+        for path, checkpoint in zip(paths, found, strict=True):
+            network = build_network(checkpoint.recipe, plan, start=False)
+            load_weights(network, checkpoint.best_weights, path)
+            networks.append(_ready(network, compute, plan.dims))
         masks = None if previous is None else open_masks(previous, plan)
-        return cls(_ready(network, compute, plan.dims), plan, settings, compute, masks)
+        return cls(networks[0] if len(networks) == 1 else MeanNetwork(networks), plan, settings, compute, masks)
 
     @property
     def volumes(self) -> bool:
@@ -191,9 +212,9 @@ class Predictor:
         return max(self.settings.window_batch, least)
 
 
-def load(path: str | Path, device: str = "auto", *, previous: str | Path | None = None, **overrides: Any) -> Predictor:
-    """Return the Predictor of a run folder or checkpoint; see `Predictor.from_checkpoint`."""
-    return Predictor.from_checkpoint(path, device, previous=previous, **overrides)
+def _sizes(plan: Plan) -> Plan:
+    """Return what has to be the same for networks to see a case alike; expected times and reasons need not."""
+    return replace(plan, reasons={}, expected={})
 
 
 def _overridden(settings: InferSection, overrides: dict[str, Any]) -> InferSection:
