@@ -342,7 +342,7 @@ class InferSection(Section):
     """Prediction of whole cases, in validation and afterwards."""
 
     overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.5, description="share of a window its neighbour covers")
-    window_batch: Positive = Field(1, description="windows per forward pass")
+    window_batch: Positive = Field(1, description="windows per forward pass, mirrored copies counted")
     mirror: bool = Field(False, description="average over all mirrored inputs")
     restore: Literal["logits", "labels"] = Field(
         "logits",
