@@ -5,7 +5,8 @@ Linear and cubic equal `skimage.transform.resize(mode="edge", anti_aliasing=Fals
 align_corners=False); with `corners` the first and last samples match instead, as in `scipy.ndimage.zoom`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from scipy.linalg import solve_banded
 from torch import Tensor
 
 _BLOCK = 64
+_SEAM = 2**18  # places between classes that are decided at once
 _EDGE = 12  # samples the cubic spline needs beyond the border until its boundary condition no longer shows (1e-7)
 _ANISOTROPY = 3.0
 
@@ -75,16 +77,52 @@ def resize_labels(labels: Tensor, shape: Sequence[int], orders: Sequence[int], *
 
 
 def _vote(labels: Tensor, shape: Sequence[int], orders: Sequence[int], corners: bool) -> Tensor:
-    # Interpolating class numbers would invent classes between 1 and 3; shares of each are interpolated instead.
-    values = labels.unique().tolist()
-    winner = torch.full(tuple(shape), values[0], dtype=labels.dtype, device=labels.device)
-    best = torch.full(tuple(shape), 0.0, device=labels.device)
-    for value in values:
-        share = resize((labels == value)[None].float(), shape, orders, corners=corners)[0]
-        ahead = share > best + 1e-6  # a tie is a tie even after rounding
-        winner[ahead] = value
-        best = torch.maximum(share, best)
-    return winner
+    # Interpolating class numbers would invent classes between 1 and 3; shares of each are compared instead. Where all
+    # voxels around a sample are of one value that is settled at once, which leaves the seams between classes.
+    taps = [
+        _label_taps(order, size, new, corners, labels.device)
+        for order, size, new in zip(orders, labels.shape, shape, strict=True)
+    ]
+    low = high = labels
+    for axis, around in enumerate(taps):
+        if labels.shape[axis] != shape[axis]:
+            low, high = (
+                _reduced(values, axis, around, of) for values, of in ((low, torch.minimum), (high, torch.maximum))
+            )
+    for seam in torch.nonzero(low != high).split(_SEAM):
+        low[seam.unbind(1)] = _largest_share(labels, seam, taps)
+    return low
+
+
+def _label_taps(
+    order: int, size: int, new_size: int, corners: bool, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the input samples [new_size] around each sample, one or two, and the share of each."""
+    if order == 0:
+        nearest = torch.from_numpy(nearest_index(size, new_size, corners)).to(device)
+        return [(nearest, torch.ones(new_size, device=device))]
+    low, high, share = (torch.from_numpy(values).to(device) for values in linear_taps(size, new_size, corners))
+    return [(low, 1 - share.float()), (high, share.float())]
+
+
+def _reduced(values: Tensor, axis: int, around: Sequence[tuple[Tensor, Tensor]], of: Callable[..., Tensor]) -> Tensor:
+    """Take the smallest or largest of the samples around each place of an axis."""
+    found = [values.index_select(axis, place) for place, _ in around]
+    return found[0] if len(found) == 1 else of(*found)
+
+
+def _largest_share(labels: Tensor, at: Tensor, taps: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> Tensor:
+    """Return for places `at` [N, axes] the value of the largest share among the voxels around, the smaller on ties."""
+    # [2 ** axes, N]: value and share of each corner of the cell around a place.
+    cells = list(
+        product(*([(place[a], share[a]) for place, share in pair] for pair, a in zip(taps, at.T, strict=True)))
+    )
+    values = torch.stack([labels[tuple(place for place, _ in cell)] for cell in cells])
+    shares = torch.stack([torch.stack([share for _, share in cell]).prod(0) for cell in cells])
+    totals = torch.stack([(shares * (values == value)).sum(0) for value in values])
+    # A tie is a tie even after rounding.
+    leading = totals > totals.amax(0) - 1e-6
+    return torch.where(leading, values, values.amax(0)).amin(0)
 
 
 def nearest_index(size: int, new_size: int, corners: bool = False) -> np.ndarray:
