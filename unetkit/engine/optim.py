@@ -14,15 +14,15 @@ from unetkit.recipe.schema import OptimizerSection, ScheduleSection
 FUSED_ON = ("cpu", "cuda")
 
 
-def build_optimizer(network: nn.Module, section: OptimizerSection) -> torch.optim.Optimizer:
-    """Return the optimiser of a network that already lies on its device.
+def build_optimizer(network: nn.Module, section: OptimizerSection, whole: bool = True) -> torch.optim.Optimizer:
+    """Return the optimiser of a network that already lies on its device; `whole`: its parameters are not shared out.
 
     SGD decays every parameter, as nnU-Net does; AdamW leaves out biases, norms and parameters marked with
     `_no_weight_decay`, as transformers and state-space models expect.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     # one kernel for all parameters; what other devices lack falls back to torch's own choice
-    fused = all(p.device.type in FUSED_ON and p.is_floating_point() for p in parameters)
+    fused = whole and all(p.device.type in FUSED_ON and p.is_floating_point() for p in parameters)
     if section.name == "sgd":
         # torch refuses Nesterov without momentum; plain SGD is what both keys then mean
         return torch.optim.SGD(

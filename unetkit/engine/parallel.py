@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unetkit.engine.distributed import Group
 from unetkit.errors import RecipeError
+from unetkit.recipe.schema import TrainSection
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -38,6 +39,22 @@ class Alone:
 
     def settle(self, network: nn.Module) -> None:
         """Make alike on all processes what training does not keep alike by itself."""
+
+    def whole(self, network: nn.Module) -> nn.Module:
+        """Return a network that this process can use without the others."""
+        return network
+
+    def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors as a file shall hold them."""
+        return dict(tensors)
+
+    def like(self, value: Tensor, own: Tensor) -> Tensor:
+        """Return a tensor from a file in memory order, and as the part, of one of this process."""
+        return torch.empty_like(own, dtype=value.dtype).copy_(value)
+
+    def local(self, tensor: Tensor) -> Tensor:
+        """Return what this process has of a tensor."""
+        return tensor
 
 
 class Replicas(Alone):
@@ -84,21 +101,34 @@ class Replicas(Alone):
 
     def settle(self, network: nn.Module) -> None:
         """Average the running statistics of batch norms that are not synchronised."""
-        if not self._loose:
-            return
-        for name, buffer in network.named_buffers():
-            if buffer.is_floating_point() and name.endswith(("running_mean", "running_var")):
-                dist.all_reduce(buffer)
-                buffer /= self.group.world
+        if self._loose:
+            average_statistics(network, self.group.world)
 
 
-def start_parallel(group: Group, device: torch.device) -> Alone:
+def average_statistics(network: nn.Module, world: int) -> None:
+    """Average the running statistics of batch norms over the processes."""
+    for name, buffer in network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            dist.all_reduce(buffer)
+            buffer /= world
+
+
+def start_parallel(asked: str, group: Group, device: torch.device) -> Alone:
     """Return how a group shares its network, by `train.parallel`."""
+    if asked == "fsdp":
+        from unetkit.engine.shards import Shards  # loads much that hardly any training needs
+
+        return Shards(group, device)
     return Replicas(group, device) if group.world > 1 else Alone()
 
 
-def check_parallel(asked: str, group: Group) -> None:
-    """Raise RecipeError for a `train.parallel` that needs torchrun, without it."""
+def check_parallel(section: TrainSection, group: Group) -> None:
+    """Raise RecipeError for a `train.parallel` without torchrun, or one that does not go with other keys."""
+    asked = section.parallel
+    if asked == "fsdp" and section.precision == "fp16":
+        raise RecipeError("train.parallel=fsdp scales no gradients; use train.precision=bf16 or fp32")
+    if asked == "fsdp" and section.compile:
+        raise RecipeError("train.parallel=fsdp compiles nothing; drop train.compile, or use train.parallel=ddp")
     if asked != "auto" and not group.launched:
         raise RecipeError(
             f"train.parallel={asked} is for several processes; start them with "

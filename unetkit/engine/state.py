@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unetkit.checkpoint import (
     Checkpoint,
@@ -66,6 +66,7 @@ class Saver:
         Raises CheckpointError if it cannot be written.
         """
         stepper.settle()
+        whole = stepper.parallel.gathered
         # tensors go into the file as such, the rest (steps, rates) into its JSON header
         tensors, numbers = pack_optimizer(stepper.optimizer)
         state = {
@@ -79,13 +80,13 @@ class Saver:
             "batch": self.recipe.train.batch_size or self.plan.batch_size,
         }
         checkpoint = Checkpoint(
-            weights=stepper.network.state_dict(),
+            weights=whole(stepper.network.state_dict()),
             recipe=self.recipe,
             plan=self.plan,
             versions=versions(),
             state=state,
-            ema=stepper.ema.state_dict() if stepper.ema else {},
-            tensors=tensors if name == LAST else {},  # moments would double or triple the file users keep
+            ema=whole(stepper.ema.state_dict()) if stepper.ema else {},
+            tensors=whole(tensors) if name == LAST else {},  # moments would double or triple the file users keep
         )
         return stepper.group.first(lambda: save_checkpoint(self.folder / name, checkpoint))
 
@@ -98,9 +99,9 @@ class Saver:
         if not path.is_file():
             return Progress()
         found = load_checkpoint(path, training=True)
-        load_weights(stepper.network, found.weights, path)
+        _load(stepper, stepper.network, found.weights, path)
         unpack_optimizer(stepper.optimizer, found.tensors, found.state["optimizer"])
-        _lay_like_parameters(stepper.optimizer)
+        _lay_like_parameters(stepper)
         if found.state["scaler"]:  # empty unless the run was in fp16
             stepper.precision.scaler.load_state_dict(found.state["scaler"])
         if stepper.ema:
@@ -108,15 +109,25 @@ class Saver:
         return Progress(**found.state["progress"])
 
 
-def _lay_like_parameters(optimizer: torch.optim.Optimizer) -> None:
+def _load(stepper: Stepper, network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    own = network.state_dict()
+    # what does not fit is left as it is, for the complaint about it
+    fits = {name for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    parts = {
+        name: stepper.parallel.like(value, own[name]) if name in fits else value for name, value in weights.items()
+    }
+    load_weights(network, parts, path)
+
+
+def _lay_like_parameters(stepper: Stepper) -> None:
     """Give moments the strides of their parameters: files hold contiguous tensors, fused kernels read memory order."""
-    for parameter, entries in optimizer.state.items():
+    for parameter, entries in stepper.optimizer.state.items():
         for name, value in entries.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                entries[name] = stepper.parallel.like(value, parameter)
 
 
 def _load_average(stepper: Stepper, weights: dict[str, Tensor], path: Path) -> None:
     if not weights or stepper.ema is None:
         raise CheckpointError(f"{path}: holds no averaged weights; resume with the recipe of the run")
-    load_weights(stepper.ema.network, weights, path)
+    _load(stepper, stepper.ema.network, weights, path)

@@ -65,17 +65,18 @@ class Stepper:
         group: Group = ALONE,
     ) -> None:
         self.section, self.device, self.group = section, device, group
-        self.parallel = start_parallel(group, device)
+        self.parallel = start_parallel(section.parallel, group, device)
         # the optimiser holds the parameters by identity, so they move to the device before it is built
-        self.network, self.loss = self.parallel.prepare(network.to(device).train()), loss.to(device)
+        network, self.loss = network.to(device).train(), loss.to(device)
         self.loss.pool = Pool(group.world) if group.world > 1 else None
         self.precision = Precision(choose_format(section.precision, device), device)
         dims = len(network.task.patch_size)  # type: ignore[union-attr, arg-type]
         half = self.precision.format != "fp32"
         self.memory_format = choose_memory_format(section.channels_last, network, dims, device, half)
-        lay_out(self.network, self.memory_format, dims)
-        self.optimizer = build_optimizer(self.network, section.optimizer)
-        self.ema = Ema(self.network, section.ema) if section.ema else None
+        lay_out(network, self.memory_format, dims)
+        self.ema = Ema(network, section.ema, self.parallel) if section.ema else None
+        self.network = self.parallel.prepare(network)
+        self.optimizer = build_optimizer(self.network, section.optimizer, section.parallel != "fsdp")
         self.forward: nn.Module = ForwardLoss(self.network, self.loss)
         self.fallback: str | None = None
         self._to_compile = section.compile
@@ -134,7 +135,7 @@ class Stepper:
     @property
     def averaged(self) -> nn.Module:
         """The network to validate with: the averaged one where there is one."""
-        return self.ema.network if self.ema else self.network
+        return self.parallel.whole(self.ema.network if self.ema else self.network)
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 
 from unetkit.checkpoint import load_checkpoint, read_state
 from unetkit.data.datasets import open_dataset
+from unetkit.data.share import Share
+from unetkit.data.splits import make_split
 from unetkit.engine.distributed import ALONE, Group
 from unetkit.engine.log import require_tensorboard
 from unetkit.engine.losses import build_loss
@@ -20,8 +23,10 @@ from unetkit.engine.parallel import check_parallel
 from unetkit.engine.prepare import Preparation, prepare_plan
 from unetkit.engine.run_folder import RunFolder, new_run_folder
 from unetkit.engine.state import LAST
-from unetkit.errors import CheckpointError, RecipeError
+from unetkit.errors import CheckpointError, DataError, RecipeError
+from unetkit.plan.fingerprint import measure
 from unetkit.plan.plan import Plan
+from unetkit.progress import case_bar
 from unetkit.recipe.merge import AUTO, resumed
 from unetkit.recipe.schema import Recipe
 from unetkit.registry import model_info
@@ -48,20 +53,25 @@ def start_task(recipe: Recipe, origins: Mapping[str, str], source: str | None = 
     with group.together():
         device = _device(recipe, group)
 
-    def decide() -> tuple[RunFolder, Preparation]:
-        # first the folder: an output that cannot be written is known before the data are measured
-        folder = new_run_folder(recipe, run_title(recipe, source))
-        with folder.kept_on_success():
-            preparation = prepare_plan(recipe)
-            check_task(recipe, preparation)
-            if preparation.fingerprint is not None:
-                folder.write_fingerprint(preparation.fingerprint.to_json())
-            folder.write(recipe, origins, preparation.plan, preparation.split)
-        return folder, preparation
+    # first the folder: an output that cannot be written is known before the data are measured
+    folder = group.first(lambda: new_run_folder(recipe, run_title(recipe, source)))
+    if not group.leads:  # who made it takes it away again
+        folder = RunFolder(folder.path)
 
-    folder, preparation = group.first(decide)
-    # who made the folder takes it away again
-    return Task(recipe, origins, folder if group.leads else RunFolder(folder.path), preparation, device, group)
+    def decide() -> Preparation:
+        preparation = prepare_plan(recipe)
+        check_task(recipe, preparation)
+        if preparation.fingerprint is not None:
+            folder.write_fingerprint(preparation.fingerprint.to_json())
+        folder.write(recipe, origins, preparation.plan, preparation.split)
+        return preparation
+
+    with folder.kept_on_success():
+        if group.world > 1:
+            with group.together():
+                _measure(recipe, group.share)
+        preparation = group.first(decide)
+    return Task(recipe, origins, folder, preparation, device, group)
 
 
 def reopen_task(path: Path, group: Group = ALONE, changes: Mapping[str, Any] | None = None) -> Task:
@@ -79,8 +89,17 @@ def reopen_task(path: Path, group: Group = ALONE, changes: Mapping[str, Any] | N
     return Task(recipe, origins, folder, preparation, device, group)
 
 
+def _measure(recipe: Recipe, share: Share) -> None:
+    """Measure this process's share of the training cases, so that the first one finds them measured for its plan."""
+    dataset = open_dataset(recipe.data)
+    own = share.of(make_split(dataset, recipe.data.split).train)
+    # what is wrong with a case is said of all cases together, by the first process
+    with suppress(DataError):
+        measure(dataset, own, progress=case_bar("measure", share.rank == 0))
+
+
 def _device(recipe: Recipe, group: Group) -> torch.device:
-    check_parallel(recipe.train.parallel, group)
+    check_parallel(recipe.train, group)
     return group.pick_device(recipe.train.device)
 
 

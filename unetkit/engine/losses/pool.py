@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,12 +17,17 @@ class Pool:
     def __init__(self, world: int) -> None:
         self.world = world
         self._closed = False
+        # An exchange is no operator that the compiler knows; around it, all is compiled. Here and not as a decorator,
+        # which would load the compiler with this module.
+        self._sum: Callable[[Tensor], Tensor] = torch.compiler.disable(self._exchanged)
 
-    # an exchange is no operator that the compiler knows; around it, all is compiled
-    @torch.compiler.disable
     def __call__(self, sums: Tensor) -> Tensor:
         """Return the sum over the processes, the same on all."""
-        return sums if self._closed else _Sum.apply(sums, self.world)
+        return self._sum(sums)
+
+    def _exchanged(self, sums: Tensor) -> Tensor:
+        total: Tensor = sums if self._closed else _Sum.apply(sums, self.world)
+        return total
 
     @contextmanager
     def closed(self) -> Iterator[None]:
