@@ -54,6 +54,26 @@ def write_plans(folder: Path, name: str, fingerprint: Fingerprint, plans: Mappin
     return [folder / file for file in texts]
 
 
+def write_for_nnunet(
+    folder: Path, name: str, fingerprint: Fingerprint, plans: Mapping[str, Plan], recipe: Recipe
+) -> list[Path]:
+    """Write the plans of nnU-Net's planner in its own format too, where the network is one of its own; return them.
+
+    The file bears the name that nnU-Net gives to plans of this preset. Raises DataError if it cannot be written,
+    RecipeError for an override that nnU-Net has no word for.
+    """
+    from unetkit.plan.nnunet_write import write_nnunet_plans
+    from unetkit.registry import model_info
+
+    presets = model_info(recipe.model.name).presets
+    if recipe.plan.planner != "nnunet" or not presets:
+        return []
+    preset = recipe.plan.preset or presets[0]
+    path = folder / ("nnUNetPlans.json" if preset == "plain" else f"nnUNetResEncUNet{preset}Plans.json")
+    write_nnunet_plans(path, plans, fingerprint, preset=preset, dataset=name)
+    return [path]
+
+
 def plan_text(plan: Plan) -> str:
     """Return a plan for people: its values, then a reason for each decision."""
     values = [f"{key} = {json.dumps(value)}" for key, value in plan.to_json().items() if key != "reasons"]

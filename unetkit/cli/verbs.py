@@ -63,12 +63,13 @@ def run_inspect(words: list[str]) -> Outcome:
 def run_plan(words: list[str]) -> Outcome:
     """Measure the data set and print the plan of each configuration, with a reason for each decision.
 
-    `output=FOLDER` receives fingerprint.json, its page fingerprint.html, and the plans.
+    `output=FOLDER` receives fingerprint.json, its page fingerprint.html, and the plans (planner=nnunet: in nnU-Net's
+    format too).
     """
     from unetkit.recipe import AUTO, resolve
 
     resolved = resolve(words, AUTO)
-    from unetkit.cli.planning import decide_plans, plan_text, write_plans
+    from unetkit.cli.planning import decide_plans, plan_text, write_for_nnunet, write_plans
     from unetkit.data.formats.files import remove_empty, require_writable
 
     # The key of a recipe says where runs go, which makes none; on the command line it is meant for the plan.
@@ -83,6 +84,7 @@ def run_plan(words: list[str]) -> Outcome:
     if output is None:
         return document, text
     written = write_plans(output, name, fingerprint, plans)
+    written += write_for_nnunet(output, name, fingerprint, plans, resolved.recipe)
     return {**document, "written": [str(path) for path in written]}, "\n".join([text, "", f"written to {output}"])
 
 

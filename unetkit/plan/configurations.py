@@ -174,11 +174,11 @@ def explain(full: Frame, patch: Sequence[int], low: LowResolution | None, recipe
     if full.name == FLAT:
         return why
     seen = prod(patch) / prod(full.grid.shape)
-    why += f"; the patch at full resolution sees {seen:.2g} of the median image"
+    why += f"; the patch at full resolution sees {min(seen, 1):.0%} of the median image"
     if low is None:
         return why + ", so that no lower one is needed" if seen >= SEEN else why + ", but a lower one would gain little"
     return why + (
-        f", under {SEEN:g}, so that there is a lower resolution: {low.steps} steps of 3 % lead to "
+        f", under {SEEN:.0%}, so that there is a lower resolution: {low.steps} steps of 3 % lead to "
         f"{' x '.join(f'{s:.3g}' for s in low.spacing)} mm with {' x '.join(str(n) for n in _whole(low.shape))} voxels"
     )
 

@@ -155,7 +155,10 @@ def _crop(fingerprint: Fingerprint, recipe: Recipe, reasons: dict[str, str]) -> 
         reasons["crop_nonzero"] = "2D images and resized slices keep their field of view"
         return False
     reasons["crop_nonzero"] = f"cutting the zero border leaves {ratio:.0%} of the median case"
-    return ratio <= WORTH_CROPPING or recipe.plan.planner == "nnunet"
+    if recipe.plan.planner == "nnunet":
+        reasons["crop_nonzero"] += ", and nnU-Net always cuts it"
+        return True
+    return ratio <= WORTH_CROPPING
 
 
 def _orientation_and_spacing(
