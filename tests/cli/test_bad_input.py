@@ -353,7 +353,7 @@ def test_a_full_disk_while_a_checkpoint_is_written(
     out, err = capsys.readouterr()
     assert (code, json.loads(out)["kind"]) == (2, "CheckpointError")
     assert "cannot write" in err.splitlines()[-1]
-    kept = ["log.jsonl", "origins.json", "plan.json", "recipe.yaml", "split.json"]
+    kept = ["fingerprint.json", "log.jsonl", "origins.json", "plan.json", "recipe.yaml", "split.json"]
     assert sorted(tree(tmp_path / "full")) == kept
     assert main(["train", f"resume={tmp_path / 'full'}"]) == 0
 
