@@ -86,7 +86,7 @@ class ModelInfo:
 
 
 def _scale(rules: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """Return what the first given option of `rules` makes of a size; None if none of them is given, or says anything."""
+    """Return what the first given option of `rules` makes of a size; None if no option says anything."""
     for key, rule in rules.items():
         value = options.get(key)
         # a wrong type is for the builder to refuse, which knows what the option is

@@ -12,7 +12,8 @@ from unetkit.infer.device import pick_compute
 
 Format = Literal["fp32", "bf16", "fp16"]
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The formats of autocast."""
 
 
 def choose_format(asked: str, device: torch.device) -> Format:
@@ -42,4 +43,4 @@ class Precision:
         """Context in which convolutions and products run in the format; fp32 changes nothing."""
         if self.format == "fp32":
             return nullcontext()
-        return torch.autocast(self.device_type, _DTYPES[self.format])
+        return torch.autocast(self.device_type, HALF[self.format])

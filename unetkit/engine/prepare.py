@@ -32,7 +32,9 @@ from unetkit.data.store import (
     unpacked,
 )
 from unetkit.engine.distributed import ALONE, Group
+from unetkit.engine.probe import sized_plan
 from unetkit.errors import DataError
+from unetkit.infer.device import pick_device
 from unetkit.plan.fingerprint import Fingerprint, measure
 from unetkit.plan.plan import Plan
 from unetkit.plan.rules import decide
@@ -77,7 +79,9 @@ def prepare_plan(recipe: Recipe, shown: bool = True) -> Preparation:
     dataset = open_dataset(recipe.data)
     split = make_split(dataset, recipe.data.split)
     fingerprint = measure(dataset, split.train, progress=case_bar("measure", shown))
-    return Preparation(dataset, split, decide(fingerprint, recipe, info), fingerprint)
+    device = pick_device(recipe.train.device)
+    plan = sized_plan(lambda asked, weigh: decide(fingerprint, asked, info, weigh), recipe, device)
+    return Preparation(dataset, split, plan, fingerprint)
 
 
 def training_cases(preparation: Preparation, recipe: Recipe, shown: bool, group: Group = ALONE) -> Sequence[Prepared]:

@@ -1,9 +1,11 @@
 """Swin UNETR: a Swin encoder whose stages feed a convolutional decoder (arXiv:2201.01266), as built by MONAI."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from unetkit.errors import ModelError
 from unetkit.models._pretrained import Renames, load_matching, rename, source_weights
@@ -16,6 +18,14 @@ SELF_SUPERVISED: Renames = (
     (r"\.mlp\.fc(\d)\.", r".mlp.linear\1."),
 )
 """From the encoder pre-trained on its own, and from models saved under DataParallel, to MONAI's keys."""
+
+
+class _NumbersInMemory(TorchFunctionMode):
+    """MONAI reads the rates of stochastic depth from a tensor while it builds, which one on the meta device has not."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        return func(*args, **({"device": "cpu", **given} if func is torch.linspace else given))
 
 
 @register(
@@ -59,8 +69,7 @@ def swin_unetr(
     from monai.networks.nets import SwinUNETR  # importing monai takes twice as long as torch
 
     _check_options(feature_size, depths, num_heads, drop_path)
-    device = torch.get_default_device()
-    with torch.device("cpu"):  # MONAI reads tensor values while it builds, which meta tensors do not have
+    with _NumbersInMemory():
         model = SwinUNETR(
             in_channels=task.in_channels,
             out_channels=task.num_classes,
@@ -73,7 +82,7 @@ def swin_unetr(
             use_checkpoint=use_checkpoint,
             spatial_dims=task.dims,
             use_v2=use_v2,
-        ).to(device)
+        )
     # heads and stems of other tasks keep their drawn weights
     state = source_weights(weights)
     if state is not None:

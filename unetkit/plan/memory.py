@@ -57,12 +57,18 @@ Loss = Callable[[Any, Tensor], Tensor]
 
 
 def trace_step(
-    network: nn.Module, loss: Loss, image: Sequence[int], label: Sequence[int], *, half: torch.dtype | None, moments: int
+    network: nn.Module,
+    loss: Loss,
+    image: Sequence[int],
+    label: Sequence[int],
+    *,
+    half: torch.dtype | None,
+    kept: int,
 ) -> Cost:
     """Count the peak of live bytes, and FLOPs, of one step of a network on the meta device.
 
     `image` and `label` are the batch's shapes [B, C, *P] and [B, L, *P]; `half` the format of autocast, or None for
-    fp32; `moments` the values that the optimiser keeps per parameter. Weights, gradients and moments are counted.
+    fp32; `kept` the values per parameter that live from step to step (moments of the optimiser), beside the weights.
     """
     live, flops = _LiveBytes(), FlopCounterMode(display=False)
     x = torch.empty(tuple(image), device="meta")
@@ -70,7 +76,7 @@ def trace_step(
     parameters = list(network.parameters())
     for tensor in (x, y, *parameters, *network.buffers()):
         live.add(tensor)
-    live.now += moments * sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+    live.now += kept * sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
     live.peak = live.now
     with live, flops:
         with _Autocast(half):

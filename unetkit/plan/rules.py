@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 from unetkit.errors import RecipeError
@@ -170,7 +169,7 @@ def _sized_batch(frame: Frame, patch: tuple[int, ...], recipe: Recipe, reasons: 
 
 
 def _patch(frame: Frame, recipe: Recipe, reasons: dict[str, str]) -> tuple[int, ...]:
-    asked, resize, setting = recipe.data.patch_size, recipe.data.resize, frame.setting
+    asked, resize = recipe.data.patch_size, recipe.data.resize
     if asked and resize and any(p > r for p, r in zip(asked[-2:], resize, strict=True)):
         raise RecipeError(f"data.patch_size {list(asked)} is larger than data.resize {list(resize)}; reduce it")
     if asked or (resize and frame.dims == 2):

@@ -9,7 +9,9 @@ from typing import Any
 
 from unetkit.data.datasets import Dataset, open_dataset
 from unetkit.data.splits import Split, make_splits
+from unetkit.engine.estimate import StepEstimate
 from unetkit.engine.prepare import Preparation
+from unetkit.engine.probe import sized_plan
 from unetkit.engine.run_folder import RunFolder, new_run_folder
 from unetkit.engine.study.folder import StudyFolder, make_run, read_study
 from unetkit.engine.study.nodes import (
@@ -109,17 +111,22 @@ def decide_study(recipe: Recipe, shown: bool = True) -> Decided:
     every = make_splits(dataset, section, whole=True) if section.kind == "kfold" else splits
     cases = dict.fromkeys(name for split in every.values() for name in (*split.train, *split.val))
     fingerprint = measure(dataset, cases, progress=case_bar("measure", shown))
+    device = pick_device(recipe.train.device)
+
+    def sized(wanted: Recipe) -> Plan:
+        return sized_plan(lambda each, weigh: decide(fingerprint, each, info, weigh), wanted, device)
+
     if asked is None:
-        plan = decide(fingerprint, recipe, info)
+        plan = sized(recipe)
         nodes = build_nodes(recipe, (plan.configuration,), tuple(splits), tuple(every))
         return Decided(dataset, fingerprint, every, {plan.configuration: plan}, nodes, ())
     if asked == "all":
-        names, notes = _possible(recipe, configurations_for(fingerprint, recipe, info))
+        names, notes = _possible(recipe, configurations_for(fingerprint, recipe, info, StepEstimate(recipe, device)))
     else:
         names, notes = [*asked] if isinstance(asked, list) else [str(asked)], ()
     nodes = build_nodes(recipe, names, tuple(splits), tuple(every))
     plans = {
-        node.configuration: decide(fingerprint, recipe_of(recipe, node, section.folds, OUT_OF_FOLD), info)
+        node.configuration: sized(recipe_of(recipe, node, section.folds, OUT_OF_FOLD))
         for node in {node.configuration: node for node in nodes}.values()
     }
     return Decided(dataset, fingerprint, every, plans, nodes, notes)
