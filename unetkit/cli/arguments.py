@@ -31,7 +31,9 @@ class ListWords(Section):
 class PredictWords(Section):
     """What to predict with, from, and to."""
 
-    run: str = Field(description="run folder or checkpoint")
+    run: str = Field(description="run folder, study or checkpoint")
+    configurations: list[str] | None = Field(None, description="of a study: predict with these, not with its choice")
+    folds: list[int] | None = Field(None, description="of a study: predict with these folds only")
     input: str | None = Field(None, description="file or folder of images")
     split: Literal["train", "val", "test"] | None = Field(None, description="predict this split of the run's own data")
     output: str = Field(description="folder, or file if the input is one")
@@ -62,7 +64,9 @@ class EvaluateWords(Section):
     references: str | None = Field(
         None, description="folder or file of true label maps; or else name a data set with data.root or data.dataset"
     )
-    run: str | None = Field(None, description="run folder or checkpoint: predict and score a split of its data")
+    run: str | None = Field(None, description="run folder, study or checkpoint: predict and score a split of its data")
+    configurations: list[str] | None = Field(None, description="of a study: predict with these, not with its choice")
+    folds: list[int] | None = Field(None, description="of a study: predict with these folds only")
     split: Literal["train", "val", "test"] | None = Field(
         None, description="side to score; without it test of a run, and all labelled cases of a data set"
     )
@@ -79,7 +83,7 @@ class EvaluateWords(Section):
         if self.run is not None:
             _refuse_unused(self, ("references",), "run=, which brings its own labels")
             return self
-        _refuse_unused(self, ("device", "infer"), "predictions=, which need no network")
+        _refuse_unused(self, ("device", "infer", "configurations", "folds"), "predictions=, which need no network")
         named = self.data.root is not None or self.data.dataset is not None
         if (self.references is None) != named:
             raise ValueError(
@@ -111,7 +115,7 @@ def read_words(words: Iterable[str], schema: type[Words]) -> Words:
 
 
 def resume_words(words: Iterable[str]) -> dict[str, Any]:
-    """Return the keys of a run that is gone on with that may change. Raises RecipeError for any other, and for faults."""
+    """Return what may be changed of a run that is gone on with. Raises RecipeError for anything else."""
     values, faults = parse_words(words)
     if faults:
         raise RecipeError("; ".join(faults), faults)
@@ -126,6 +130,12 @@ def described(schema: type[Section]) -> str:
         f"  {name + ('.KEY' if field.description is None else ''):<15}{field.description or 'as in a recipe'}"
         for name, field in schema.model_fields.items()
     )
+
+
+def of_study(words: PredictWords | EvaluateWords) -> dict[str, Any]:
+    """Return which members of a study shall predict, as far as the user said."""
+    named = {"configurations": words.configurations, "folds": words.folds}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def given(section: Section) -> dict[str, Any]:

@@ -118,20 +118,22 @@ def run_train(words: list[str]) -> Outcome:
 
 def run_predict(words: list[str]) -> Outcome:
     """Write a label map for each image; what failed is named and gives exit code 2."""
-    from unetkit.cli.arguments import PredictWords, given, read_words
+    from unetkit.cli.arguments import PredictWords, given, of_study, read_words
 
     args = read_words(words, PredictWords)
     import unetkit
     from unetkit.checkpoint import read_recipe
     from unetkit.engine.memory import keep_heap
     from unetkit.infer.folder import predict_cases, predict_files
+    from unetkit.infer.study import holds_study
     from unetkit.progress import case_bar
 
     keep_heap()
     # Of its own cases the run knows where their maps are; of others it must be told.
-    own = None if args.split is None else read_recipe(args.run).data.previous
+    single = args.split is not None and not holds_study(Path(args.run))
+    own = read_recipe(args.run).data.previous if single else None
     previous = args.previous or args.data.previous or own
-    predictor = unetkit.load(args.run, device=args.device, previous=previous, **given(args.infer))
+    predictor = unetkit.load(args.run, device=args.device, previous=previous, **of_study(args), **given(args.infer))
     options: dict[str, Any] = {
         "overwrite": args.overwrite,
         "probabilities": args.probabilities,
@@ -152,7 +154,7 @@ def run_predict(words: list[str]) -> Outcome:
 
 def run_evaluate(words: list[str]) -> Outcome:
     """Score label maps against label files or a data set, or a run on a split of its data; failures give code 2."""
-    from unetkit.cli.arguments import EvaluateWords, given, read_words
+    from unetkit.cli.arguments import EvaluateWords, given, of_study, read_words
 
     args = read_words(words, EvaluateWords)
     from unetkit.data.formats.files import remove_empty, require_writable
@@ -166,6 +168,7 @@ def run_evaluate(words: list[str]) -> Outcome:
     if args.run is not None:
         keep_heap()
         settings = {name: given(getattr(args, name)) for name in ("data", "infer", "evaluate")}
+        settings["study"] = of_study(args)
         evaluation = evaluate_run(Path(args.run), args.split or "test", settings, device=args.device, progress=progress)
     else:
         told: dict[str, Any] = {"data": args.data, "rules": args.evaluate, "progress": progress}

@@ -18,6 +18,7 @@ from unetkit.engine.task import Task
 from unetkit.evaluation import Evaluation, Sink, evaluate_cases, require_scores, write_evaluation
 from unetkit.infer.folder import write_labels
 from unetkit.infer.predictor import Predictor
+from unetkit.infer.segmenter import Segmenter
 from unetkit.progress import case_bar
 from unetkit.recipe.merge import flatten_recipe
 from unetkit.report import ReportData, overlay_name
@@ -86,7 +87,7 @@ def conclude(task: Task, started: float, shown: bool) -> TrainResult:
         task.recipe,
         progress=case_bar("validate", shown),
         about={"title": run.name, "split": side, "run": str(run)},
-        sink=_keeper(run, predictor) if side == "val" and task.folder.in_study else None,
+        sink=keeper(run, predictor) if side == "val" and task.folder.in_study else None,
         peers=task.group if task.group.world > 1 else None,
     )
     seconds = time.monotonic() - started
@@ -98,8 +99,8 @@ def conclude(task: Task, started: float, shown: bool) -> TrainResult:
     )
 
 
-def _keeper(run: Path, predictor: Predictor) -> Sink:
-    """Return what writes the label maps of validation cases, which other runs of the study go on from."""
+def keeper(run: Path, predictor: Segmenter) -> Sink:
+    """Return what writes label maps of validation cases below a folder, which other runs of a study go on from."""
     ending = ".nii.gz" if predictor.volumes else ".png"
 
     def keep(case: str, image: Volume, encoded: np.ndarray) -> None:

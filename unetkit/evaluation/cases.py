@@ -18,8 +18,9 @@ from unetkit.data.splits import Split, make_split
 from unetkit.errors import DataError, RecipeError, UnetkitError
 from unetkit.evaluation.result import Evaluation, require_scores
 from unetkit.evaluation.tally import Peers, Tally
-from unetkit.infer.predictor import Predictor
+from unetkit.infer.load import load
 from unetkit.infer.segmenter import Segmenter
+from unetkit.infer.study import holds_study, read_choice, runs_of
 from unetkit.progress import Progress
 from unetkit.recipe import explain_faults
 from unetkit.recipe.schema import Recipe, Section
@@ -90,15 +91,17 @@ def evaluate_run(
 ) -> Evaluation:
     """Predict and score a split (train, val, test) of a run's data, or of other data.
 
-    `settings` holds changed keys of the recipe's sections `data`, `infer` and `evaluate`.
+    `settings` holds changed keys of the recipe's sections `data`, `infer` and `evaluate`, and for a study under
+    `study` the configurations and folds to predict with.
     Raises CheckpointError for a run that cannot be loaded, DataError for data that cannot be used, a split without
     cases and if all cases fail, RecipeError for a setting that is not possible.
     """
-    recipe = read_recipe(run)
-    previous = settings.get("data", {}).get("previous", recipe.data.previous)
-    predictor = Predictor.from_checkpoint(run, device, previous=previous, **settings.get("infer", {}))
+    member = _member(run, split)
+    recipe = read_recipe(member)
+    previous = None if member != run else settings.get("data", {}).get("previous", recipe.data.previous)
+    predictor = load(run, device, previous=previous, **settings.get("study", {}), **settings.get("infer", {}))
     rules = _changed(recipe.evaluate, settings.get("evaluate", {}), "evaluate")
-    dataset, ids = _split_of_run(run, recipe, split, settings.get("data", {}))
+    dataset, ids = _split_of_run(member, recipe, split, settings.get("data", {}))
     evaluation = evaluate_cases(
         predictor,
         dataset,
@@ -116,8 +119,22 @@ def cases_of_run(run: Path, split: str, data: Mapping[str, Any]) -> list[Case]:
     Raises CheckpointError for a run that cannot be loaded, DataError for data that cannot be used or a split
     without cases, RecipeError for a key that is not possible.
     """
-    dataset, ids = _split_of_run(run, read_recipe(run), split, data)
+    member = _member(run, split)
+    dataset, ids = _split_of_run(member, read_recipe(member), split, data)
     return [dataset.case(name) for name in ids]
+
+
+def _member(run: Path, split: str) -> Path:
+    """Return the run itself, or one of a study's that knows its recipe and its test cases."""
+    if not holds_study(run):
+        return run
+    if split != "test":
+        raise RecipeError(
+            f"split={split}: every fold of {run} trained on other cases, which were scored in CONFIGURATION/crossval; "
+            "choose split=test, or a run of the study"
+        )
+    runs = runs_of(run)
+    return next(iter(runs[read_choice(run, runs).configurations[0]].values()))
 
 
 def _split_of_run(run: Path, recipe: Recipe, split: str, changed: Mapping[str, Any]) -> tuple[Dataset, tuple[str, ...]]:

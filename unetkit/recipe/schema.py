@@ -295,7 +295,9 @@ class TrainSection(Section):
     select: Literal["best", "last"] = Field("best", description="which checkpoint is reported and used for prediction")
     checkpoint_minutes: PositiveFloat = Field(5.0, description="minutes between checkpoints")
     checkpoint_steps: Positive | None = Field(None, description="steps between checkpoints, beside the minutes")
-    max_minutes: PositiveFloat | None = Field(None, description="wall-clock limit; training ends and is reported then")
+    max_minutes: PositiveFloat | None = Field(
+        None, description="wall-clock limit of a run; its training ends and is reported then"
+    )
     patience: Positive | None = Field(
         None,
         description="validations without a better mean Dice after which training ends, wherever the schedule then is; "
@@ -303,6 +305,11 @@ class TrainSection(Section):
     )
     parallel: Literal["auto", "ddp", "fsdp"] = Field(
         "auto", description="under torchrun: copies of the network (ddp, auto) or its parameters shared out (fsdp)"
+    )
+    choose: Literal["pairs", "single", "none"] = Field(
+        "pairs",
+        description="what a study decides on its cross-validation: configuration and postprocessing (single), averages "
+        "of two configurations too (pairs), or nothing",
     )
     jobs: Positive | Literal["auto"] = Field(
         "auto", description="runs of a study that train at once; auto: one per GPU, one on a CPU"

@@ -41,7 +41,7 @@ def cross_validate(study: Study) -> dict[str, Evaluation]:
         if len(nodes) > 1 and all(study.folder.finished(node) for node in nodes):
             folders = [study.folder.of(node) for node in nodes]
             plan = RunFolder(folders[0]).read()[2]
-            evaluation = _pooled([read_evaluation(folder) for folder in folders], plan.labels, nodes)
+            evaluation = pool([read_evaluation(folder) for folder in folders], plan.labels, nodes)
             title = f"{study.folder.path.name}: {name}, cross-validation"
             about = {**evaluation.about, "title": title, "run": str(study.folder.path / name)}
             pictures = _pictures(study.dataset, folders, evaluation.rows, plan.labels)
@@ -53,7 +53,7 @@ def cross_validate(study: Study) -> dict[str, Evaluation]:
     return found
 
 
-def _pooled(parts: Sequence[Evaluation], labels: Labels, nodes: Sequence[Node]) -> Evaluation:
+def pool(parts: Sequence[Evaluation], labels: Labels, nodes: Sequence[Node]) -> Evaluation:
     """Join evaluations of disjoint cases; `summary["folds"]` has the mean of each, and their mean and spread."""
     rows: dict[str, Scores] = {}
     for node, part in zip(nodes, parts, strict=True):

@@ -11,10 +11,11 @@ from typing import Any
 
 from unetkit.checkpoint import versions
 from unetkit.engine.log import read_log
+from unetkit.engine.study.choose import Chosen, choose
 from unetkit.engine.study.crossval import cross_validate
 from unetkit.engine.study.decide import Study
 from unetkit.engine.study.folder import FINISHED, State
-from unetkit.evaluation import Evaluation
+from unetkit.evaluation import Evaluation, read_evaluation
 from unetkit.evaluation.cases import about_dataset
 from unetkit.recipe.merge import flatten_recipe
 from unetkit.report.study import RunRow, StudyData, best_configuration, write_study_report
@@ -27,7 +28,8 @@ class StudyResult:
     `configurations` holds for each configuration whose folds are all finished the cross-validated `dice`, its
     interval `ci95`, `per_class`, and the `mean` and `std` over `folds`; `runs` the Dice of each run, None where it is
     not finished. `dice` and `per_class` are those of `best`, the configuration with the highest. `failures` says why
-    a run failed, or a case could not be scored; the scores are without them.
+    a run failed, or a case could not be scored; the scores are without them. `choice` is what the study predicts with
+    (choice.json), `chosen` the same in a sentence.
     """
 
     run: Path
@@ -37,6 +39,8 @@ class StudyResult:
     best: str | None
     seconds: float
     failures: dict[str, str] = field(default_factory=dict)
+    choice: dict[str, Any] | None = None
+    chosen: str = ""
 
     @property
     def dice(self) -> float | None:
@@ -60,6 +64,7 @@ class StudyResult:
             "per_class": self.per_class,
             "seconds": self.seconds,
             "failures": dict(self.failures),
+            "choice": self.choice,
         }
 
     def summary(self) -> str:
@@ -68,6 +73,7 @@ class StudyResult:
         for name, of in self.configurations.items():
             spread = "" if of["std"] is None else f" (folds {of['mean']:.4f} ± {of['std']:.4f})"
             rows.append((f"{name}, all folds", _shown(of["dice"]) + spread))
+        rows += [("predicts with", self.chosen)] if self.chosen else []
         rows += [("seconds", f"{self.seconds:.0f}"), ("run", str(self.run)), ("report", str(self.report))]
         wide = max(len(name) for name, _ in rows) + 2
         lines = ["mean foreground Dice", *(f"{name:<{wide}}{value}" for name, value in rows)]
@@ -80,11 +86,13 @@ def conclude_study(study: Study, started: float) -> StudyResult:
     `started` is when the study began, by the monotonic clock. Raises DataError if something cannot be written.
     """
     pooled = cross_validate(study)
-    report = write_study_report(study.folder.path, _report(study, pooled))
+    chosen = choose(study, pooled)
+    report = write_study_report(study.folder.path, _report(study, pooled, chosen))
     states = {node.name: study.folder.states[node.name] for node in study.folder.nodes}
     failures = {name: state.reason for name, state in states.items() if state.state != FINISHED}
-    for evaluation in pooled.values():
-        failures |= evaluation.failures
+    for name in [name for name in states if name not in failures]:
+        lost = read_evaluation(study.folder.path / name).failures
+        failures |= {f"{name}, {case}": why for case, why in lost.items()}
     return StudyResult(
         study.folder.path,
         report,
@@ -93,6 +101,8 @@ def conclude_study(study: Study, started: float) -> StudyResult:
         best_configuration({name: evaluation.summary for name, evaluation in pooled.items()}),
         time.monotonic() - started,
         failures,
+        None if chosen is None else chosen.to_json(),
+        "" if chosen is None else chosen.sentence(),
     )
 
 
@@ -111,10 +121,12 @@ def _summed(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _report(study: Study, pooled: Mapping[str, Evaluation]) -> StudyData:
+def _report(study: Study, pooled: Mapping[str, Evaluation], chosen: Chosen | None) -> StudyData:
     folder, recipe = study.folder, study.recipe
     about = about_dataset(study.dataset)
     reasons = {
+        "choice": "" if chosen is None else chosen.sentence(),
+        "postprocessing": "" if chosen is None else "; ".join(chosen.rules.reasons),
         **folder.about["configurations"],
         **{f"fold {fold}": how for fold, how in folder.about["folds"].items()},
         "fingerprint": folder.about["fingerprint"]["of"],
