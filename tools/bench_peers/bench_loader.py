@@ -1,7 +1,8 @@
 """Patches per second out of a preprocessed data set: nnU-Net's loader + default augmentation, MONAI, lean torch.
 
 Every contender makes one batch per call in one process. The data set is synthetic and written once to a scratch
-folder in the layout each library likes best (Blosc2 for nnU-Net, arrays in memory for MONAI, .npy maps for the rest).
+folder in the layout each library likes best (Blosc2 for nnU-Net, arrays in memory for MONAI, its store for unetkit,
+.npy maps for the rest).
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from functools import partial
+from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import common
@@ -194,9 +198,8 @@ def main() -> None:
         if args.device != "cpu":
             c.add("lean memory map + batched torch augmentation, fp16")(lean(True, torch.float16))
 
-        @c.add("unetkit")
-        def _unetkit():
-            return unetkit_loader(cases, patch, args)
+        c.add("unetkit store, no augmentation")(lambda: unetkit_cuts(unetkit_loader(cases, patch, args, root)))
+        c.add("unetkit")(lambda: partial(next, unetkit_loader(cases, patch, args, root).batches(0)))
 
         ready, skipped = c.build(common.wanted(args))
         stats, _, failed = common.run(ready, args.repeats, max(2, args.warmup), args.budget)
@@ -212,27 +215,45 @@ def main() -> None:
         )
 
 
-def unetkit_loader(cases, patch, args):
-    """unetkit's loader with its default augmentation, cases in memory, no worker process."""
-    from unetkit.data.loader import TrainingLoader
-    from unetkit.data.preprocess import Geometry, Prepared
+def unetkit_loader(cases, patch, args, root):
+    """unetkit's loader with its default augmentation, cases in a store on disk, no worker process."""
+    from unetkit.data.loader import LazyCases, TrainingLoader
+    from unetkit.data.store import open_store
     from unetkit.plan import Normalization, Plan
     from unetkit.recipe import resolve
-    from unetkit.types import Labels
+    from unetkit.types import Case, Labels
 
     names = tuple(str(k) for k in range(1, args.classes))
     labels = Labels(names, tuple((k,) for k in range(1, args.classes)))
-    plan = Plan(tuple(patch), args.batch, ("image",), labels, (Normalization("none"),), mirror_axes=(0, 1, 2))
-    prepared = []
+    plan = Plan(tuple(patch), args.batch, ("image",), labels, (Normalization("zscore"),), mirror_axes=(0, 1, 2))
+    store, stored = open_store(Path(root) / "store"), {}
     for k, (image, label, _) in enumerate(cases):
-        size = image.shape
-        box = tuple((0, n) for n in size)
-        geometry = Geometry(size, (1.0,) * 3, (0, 1, 2), (False,) * 3, box, size, (1.0,) * 3)
-        data = np.asarray(image, np.float32)[None]
-        prepared.append(Prepared(f"case_{k}", data, np.asarray(label, np.uint8)[None], geometry))
+        paths = Path(root) / f"case_{k}.npz", Path(root) / f"case_{k}_label.npz"
+        np.savez(paths[0], image=image)
+        np.savez(paths[1], label=label)
+        case = Case(f"case_{k}", paths[:1], paths[1])
+        stored[case.id] = store.add(case, plan, store.names(case, plan))
+    lazy = LazyCases(list(stored), lambda name: stored[name].open(), keep=32, ready=True)
     recipe = resolve(["train.workers=0", "train.steps_per_epoch=1000000"]).recipe
-    batches = TrainingLoader(prepared, plan, recipe, args.device).batches(0)
-    return lambda: next(batches)
+    return TrainingLoader(lazy, plan, recipe, args.device)
+
+
+def unetkit_cuts(loader):
+    """Choose and cut the patches of a batch, as nnU-Net's loader does without transforms."""
+    import torch
+
+    from unetkit.data.sampling import cut
+
+    sampler, steps = loader.sampler, count()
+
+    def call():
+        step, found = next(steps), []
+        for index in range(sampler.rule.batch_size):
+            patch = sampler.draw(step, index)
+            found.append(cut(sampler.cases[patch.case], patch, patch.start, sampler.rule.patch_size))
+        return [torch.stack([torch.from_numpy(sample[part]) for sample in found]) for part in range(2)]
+
+    return call
 
 
 def batched_augment(x, y, rng):

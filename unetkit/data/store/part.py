@@ -53,7 +53,9 @@ class Part:
 
 def write_part(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
     """Write arrays and facts, whole or not at all. Raises DataError if the disk is full or refuses."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    # Waiting for the disk would take most of the time over small cases: a part that a power failure cuts off lacks its
+    # end, and is made anew.
+    with replacing(path, sync=False) as temporary, temporary.open("wb") as file:
         spans: dict[str, Span] = {}
         for name, array in arrays.items():
             spans[name] = _write_array(file, array, npy=not spans)
