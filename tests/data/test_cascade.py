@@ -209,7 +209,7 @@ def test_maps_come_from_files_of_the_case_in_any_axis_order(tmp_path: Path) -> N
 
 
 def test_faults_of_the_earlier_stage_name_the_case(tmp_path: Path) -> None:
-    image, encoded, _ = make_volumes()
+    image, encoded, label = make_volumes()
     plan = make_plan()
     masks = open_masks(tmp_path, plan)
     with pytest.raises(DataError, match=r"case a: .* holds no label map of that name .*; predict the case"):
@@ -222,6 +222,8 @@ def test_faults_of_the_earlier_stage_name_the_case(tmp_path: Path) -> None:
         masks.read("a", image)
     with pytest.raises(DataError, match=r"case a: this network is the second stage .* give previous=FOLDER"):
         network_input(preprocess(image, None, plan, case_id="a"), plan)
+    with pytest.raises(DataError, match=r"case a: this network is the second stage"):
+        TrainingLoader([preprocess(image, label, plan, case_id="a")], plan, make_recipe())
     with pytest.raises(RecipeError, match=r"data.previous: a cascade needs the label maps"):
         open_masks(None, plan)
     with pytest.raises(DataError, match=r"data.previous=nowhere: no such folder"):

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from unetkit.data.augment import Sample, augment, source_box
 from unetkit.data.augment_draw import draw_sample
 from unetkit.data.augment_table import Table, decide_table
+from unetkit.data.cascade import require_previous
 from unetkit.data.preprocess import Prepared
 from unetkit.data.sampling import PatchSampler, SamplingRule, cut
 from unetkit.data.share import Share
@@ -124,6 +125,7 @@ class TrainingLoader:
     ) -> None:
         if not len(cases):
             raise DataError("no case to train on: the split's training part is empty; add cases or change data.split")
+        require_previous(cases[0].previous is not None, cases[0].id, plan)
         train = recipe.train
         self.device = torch.device(device)
         share, count = share or Share(), train.batch_size or plan.batch_size
