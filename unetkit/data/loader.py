@@ -137,7 +137,7 @@ class TrainingLoader:
         # Workers pay off where making a batch takes longer than sending it.
         values = count * len(plan.channels) * math.prod(plan.patch_size)
         small = values < _SMALL_BATCH and (not isinstance(cases, LazyCases) or cases.ready)
-        self.workers = _worker_count(small) if train.workers == "auto" else train.workers
+        self.workers = _worker_count(small, share.beside) if train.workers == "auto" else train.workers
         self._steps, self._accumulate = train.steps_per_epoch, train.accumulate
 
     @property
@@ -283,10 +283,11 @@ def _sampling_rule(plan: Plan, recipe: Recipe, batch_size: int) -> SamplingRule:
     )
 
 
-def _worker_count(small: bool) -> int:
-    """Workers for this machine; none where they would only take turns with the training."""
+def _worker_count(small: bool, beside: int) -> int:
+    """Workers for one of the processes that train on this machine; none where they would only take turns with it."""
     # What this process may use, which in containers is less than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= beside
     return 0 if small or cores <= 2 else min(cores - 1, _MOST_WORKERS)
 
 

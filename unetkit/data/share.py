@@ -11,10 +11,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Share:
-    """The part of process `rank`, 0 to `world` - 1; a process that works alone has it all."""
+    """The part of process `rank`, 0 to `world` - 1; a process that works alone has it all.
+
+    `beside` of the processes are on this machine and divide its memory and cores.
+    """
 
     rank: int = 0
     world: int = 1
+    beside: int = 1
 
     def of(self, items: Sequence[Item]) -> list[Item]:
         """Return every `world`-th item, from the `rank`-th on."""

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -36,14 +36,13 @@ _FAULT, _SPEAKER = "fault", "speaker"
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a training, seen from one of them; `local` is its number among the `beside` on its machine.
+    """The processes of a training, seen from one of them; `local` is its number on its machine.
 
     `control` is the gloo group for everything but gradients, `store` where a process that fails leaves word.
     """
 
     share: Share = field(default_factory=Share)
     local: int = 0
-    beside: int = 1
     control: Any = field(default=None, repr=False)
     store: Any = field(default=None, repr=False)
 
@@ -51,6 +50,11 @@ class Group:
     def world(self) -> int:
         """Number of processes."""
         return self.share.world
+
+    @property
+    def beside(self) -> int:
+        """Number of processes on this machine."""
+        return self.share.beside
 
     @property
     def leads(self) -> bool:
@@ -206,10 +210,11 @@ def _join() -> tuple[Group, bool]:
         store, rank, world = next(dist.rendezvous("env://"))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
         store = dist.PrefixStore("unetkit", store)
-    share = Share(dist.get_rank(), dist.get_world_size())
     control = dist.new_group(backend="gloo", timeout=_PATIENCE)
-    group = Group(share, dist.get_node_local_rank(share.rank), 1, control, store)
-    return replace(group, beside=group.gather(socket.gethostname()).count(socket.gethostname())), own
+    names: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(names, socket.gethostname(), group=control)
+    share = Share(dist.get_rank(), dist.get_world_size(), names.count(socket.gethostname()))
+    return Group(share, dist.get_node_local_rank(share.rank), control, store), own
 
 
 def _last_word(group: Group, error: BaseException, one_voice: bool) -> BaseException:

@@ -38,6 +38,8 @@ class Shards(Alone):
         if self._plain is None:
             # in the computer's memory: what `whole` fills
             self._plain = copy.deepcopy(network).cpu()
+        for p in network.parameters():
+            p.data = p.data.contiguous()  # parts are cut along the first axis of memory, whatever the layout was
         _shard(network, self._mesh, root=True)
         return network
 

@@ -83,7 +83,7 @@ def reopen_task(path: Path, group: Group = ALONE, changes: Mapping[str, Any] | N
     folder = RunFolder(path)
     with group.together():
         recipe, origins, plan, split = folder.read()
-        recipe = _shared_out(resumed(recipe, changes or {}), plan, path, group)
+        recipe = shared_out(resumed(recipe, changes or {}), plan, path, group.world)
         device = _device(recipe, group)
         preparation = Preparation(open_dataset(recipe.data), split, plan)
     return Task(recipe, origins, folder, preparation, device, group)
@@ -103,21 +103,22 @@ def _device(recipe: Recipe, group: Group) -> torch.device:
     return group.pick_device(recipe.train.device)
 
 
-def _shared_out(recipe: Recipe, plan: Plan, path: Path, group: Group) -> Recipe:
-    """Return a run's recipe with the batch of each process such that all of them have the batch of before."""
-    if not (path / LAST).is_file():
+def shared_out(recipe: Recipe, plan: Plan, run: Path, world: int) -> Recipe:
+    """Return a run's recipe with the batch of each of `world` processes such that together they have that of before.
+
+    Raises CheckpointError if it cannot be divided so.
+    """
+    if not (run / LAST).is_file():
         return recipe
-    state = read_state(path / LAST)
+    state = read_state(run / LAST)
     # written before there were several processes: one
-    world, batch = state.get("world", 1), state.get("batch", recipe.train.batch_size or plan.batch_size)
-    if world * batch % group.world:
+    before, batch = state.get("world", 1), state.get("batch", recipe.train.batch_size or plan.batch_size)
+    if before * batch % world:
         raise CheckpointError(
-            f"{path}: its batch of {world} x {batch} samples cannot be shared by {group.world} processes; "
-            f"resume with a number that divides {world * batch}, such as {world}"
+            f"{run}: its batch of {before} x {batch} samples cannot be shared by {world} processes; "
+            f"resume with a number that divides {before * batch}, such as {before}"
         )
-    if world == group.world:
-        return recipe
-    train = recipe.train.model_copy(update={"batch_size": world * batch // group.world})
+    train = recipe.train.model_copy(update={"batch_size": before * batch // world})
     return recipe.model_copy(update={"train": train})
 
 
@@ -141,6 +142,11 @@ def check_task(recipe: Recipe, preparation: Preparation) -> None:
         raise RecipeError(
             f"train.patience={recipe.train.patience}: no case validates, so nothing could end the training; drop it, "
             "or raise data.split.val_fraction"
+        )
+    if recipe.train.jobs not in ("auto", 1):
+        raise RecipeError(
+            f"train.jobs={recipe.train.jobs}: this is a single run; drop it, or ask for several with "
+            "data.split.fold=all or plan.configuration"
         )
     if recipe.train.tensorboard:
         require_tensorboard()
