@@ -22,6 +22,8 @@ from unetkit.data.locations import find_locations
 from unetkit.data.preprocess import Prepared, preprocess
 from unetkit.data.splits import Split, make_split
 from unetkit.data.store import (
+    Names,
+    Store,
     StoredCase,
     available_memory,
     gigabytes,
@@ -219,13 +221,23 @@ def _stored(
     plan, store = preparation.plan, open_store(_store_folder(recipe))
     if store.note is not None and shown:
         print(f"note: {store.note}", file=sys.stderr)
-    cases = [preparation.dataset.case(name) for name in ids]
-    names = _in_threads(lambda case: store.names(case, plan, truth=truth), cases, "look for prepared cases", shown)
-    found = dict(zip(ids, names, strict=True))
-    missing = [case for case in cases if found[case.id].missing()]
+    names = _names(store, preparation, ids, truth, shown)
+    # before the first case is made the last one must have its place, those that will validate included
+    later = () if truth else _validating(preparation, recipe)
+    wanted = [*names.items(), *_names(store, preparation, later, True, shown).items()]
+    missing = [preparation.dataset.case(name) for name, parts in wanted if parts.missing()]
     require_room(store.folder, sum(prepared_bytes(case, plan) for case in missing), len(missing))
     title = f"preprocess to {'validate' if truth else 'train'}"
-    return _in_threads(lambda case: store.add(case, plan, found[case.id]), cases, title, shown)
+    return _in_threads(lambda name: store.add(preparation.dataset.case(name), plan, names[name]), ids, title, shown)
+
+
+def _names(store: Store, preparation: Preparation, ids: Sequence[str], truth: bool, shown: bool) -> dict[str, Names]:
+    """Return where the parts of each case belong, for which its files are read once in the life of a store."""
+
+    def named(case_id: str) -> Names:
+        return store.names(preparation.dataset.case(case_id), preparation.plan, truth=truth)
+
+    return dict(zip(ids, _in_threads(named, ids, "look for prepared cases", shown), strict=True))
 
 
 def _keep(preparation: Preparation) -> int:
