@@ -40,7 +40,9 @@ class LossWatch:
         self._steps, self._values = [], []
         # step by step, and of each step all processes, so that all stop at the same one
         turns = list(zip(*self.group.gather(own), strict=True))
-        for (loss, norm), (step, rate, cases) in (part for turn in turns for part in turn):
+        # the process whose loss it is goes before those that only share its gradient
+        parts = [part for turn in turns for part in sorted(turn, key=lambda part: math.isfinite(part[0][0]))]
+        for (loss, norm), (step, rate, cases) in parts:
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
                 raise RecipeError(
