@@ -51,7 +51,7 @@ def test_files_of_one_configuration(words, tmp_path, capsys):
 def test_several_configurations_have_a_file_each(words, tmp_path, capsys):
     assert main([*words, "plan.configuration=[2d, 3d_fullres]", f"output={tmp_path / 'out'}"]) == 0
     out, _ = capsys.readouterr()
-    assert out.count("configuration = ") == 2
+    assert out.count("configuration  ") == 2
     for name in ("2d", "3d_fullres"):
         plan = Plan.from_json(json.loads((tmp_path / "out" / f"plan_{name}.json").read_text()))
         assert plan.configuration == name
@@ -60,7 +60,7 @@ def test_several_configurations_have_a_file_each(words, tmp_path, capsys):
 def test_without_output_nothing_is_written(words, tmp_path, monkeypatch, capsys):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert main(words) == 0
+    assert main([*words, "explain=true"]) == 0
     assert "patch_size: " in capsys.readouterr().out
     assert not list((tmp_path / "here").iterdir())
 

@@ -235,7 +235,12 @@ def test_piped_output_is_one_line_an_epoch(make_job, capsys):
     fit(replace(make_job(recipe), shown=True), build(recipe))
     out, err = capsys.readouterr()
     assert out == ""
-    assert [line.split(":")[0] for line in err.splitlines()] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert [line.split(":")[0] for line in err.splitlines()] == [
+        "after 3 steps",
+        "epoch 1/3",
+        "epoch 2/3",
+        "epoch 3/3",
+    ]
 
 
 def test_a_full_disk_ends_in_one_line_and_leaves_the_old_checkpoint(make_job):

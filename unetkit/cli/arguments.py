@@ -28,6 +28,12 @@ class ListWords(Section):
     licence: str | None = Field(None, description="licence of the reference, for example MIT")
 
 
+class PlanWords(Section):
+    """How `unetkit plan` tells what it decided, besides the recipe that it decides from."""
+
+    explain: bool = Field(False, description="the reason of each decision, with its numbers")
+
+
 class PredictWords(Section):
     """What to predict with, from, and to."""
 

@@ -61,15 +61,18 @@ def run_inspect(words: list[str]) -> Outcome:
 
 
 def run_plan(words: list[str]) -> Outcome:
-    """Measure the data set and print the plan of each configuration, with a reason for each decision.
+    """Measure the data set and print the plan of each configuration; `explain=true` with a reason for each decision.
 
     `output=FOLDER` receives fingerprint.json, its page fingerprint.html, and the plans (planner=nnunet: in nnU-Net's
     format too).
     """
+    from unetkit.cli.arguments import PlanWords, read_words
     from unetkit.recipe import AUTO, resolve
 
-    resolved = resolve(words, AUTO)
-    from unetkit.cli.planning import decide_plans, plan_text, write_for_nnunet, write_plans
+    own = [w for w in words if w.partition("=")[0] in PlanWords.model_fields]
+    args = read_words(own, PlanWords)
+    resolved = resolve([w for w in words if w not in own], AUTO)
+    from unetkit.cli.planning import decide_plans, plan_table, plan_text, write_for_nnunet, write_plans
     from unetkit.data.formats.files import remove_empty, require_writable
 
     # The key of a recipe says where runs go, which makes none; on the command line it is meant for the plan.
@@ -78,7 +81,8 @@ def run_plan(words: list[str]) -> Outcome:
         remove_empty(require_writable(output))
     name, fingerprint, plans = decide_plans(resolved.recipe)
     tell(f"note: {note}" for note in fingerprint.notes)
-    text = "\n\n".join(plan_text(plan) for plan in plans.values())
+    told = plan_text if args.explain else plan_table
+    text = "\n\n".join(told(plan, fingerprint, resolved.recipe) for plan in plans.values())
     trees = {configuration: plan.to_json() for configuration, plan in plans.items()}
     document = trees if len(trees) > 1 else next(iter(trees.values()))
     if output is None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
 
 from unetkit.engine.device import library_switches
+from unetkit.engine.expectation import Comparison, in_words
 from unetkit.engine.faults import Load, explained
 from unetkit.engine.interrupt import uninterrupted
 from unetkit.engine.log import Display, NoLog, RunLog
@@ -46,7 +47,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Job:
-    """What the loop works on: recipe, plan, run folder, loader, steps of an epoch, and how to validate a network."""
+    """What the loop works on: recipe, plan, run folder, loader, steps of an epoch, and how to validate a network.
+
+    `expected` is what was foreseen of memory and time, as in `Plan.expected`.
+    """
 
     recipe: Recipe
     plan: Plan
@@ -55,6 +59,7 @@ class Job:
     steps_per_epoch: int
     validate: Callable[[nn.Module], Score]
     shown: bool = True
+    expected: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -92,8 +97,9 @@ class _Loop:
         # seconds of earlier processes count: max_minutes is of the run, not of the process
         self.started = time.monotonic() - progress.seconds
         self.saved = self.looked = time.monotonic()
-        self.waited = 0.0
+        self.waited = self.all_waited = 0.0
         self.first = progress.step + 1
+        self.comparison = Comparison(job.expected, stepper.device, stepper.network, progress.step)
         self.stopped = self.group.first(self._why_to_stop)
 
     def run(self) -> Progress:
@@ -141,7 +147,8 @@ class _Loop:
     def _next(self, source: Iterator[Batch]) -> list[Batch]:
         start = time.monotonic()
         batches = [next(source) for _ in range(self.settings.accumulate)]
-        self.waited += time.monotonic() - start
+        waited = time.monotonic() - start
+        self.waited, self.all_waited = self.waited + waited, self.all_waited + waited
         return batches
 
     def _rate(self, step: int) -> float:
@@ -168,12 +175,22 @@ class _Loop:
         self.stopped = decision.stopped
         if step == self.first and self.stepper.fallback:
             self.display.say(f"train.compile: not compiled, going on without ({self.stepper.fallback})")
+        self._compare(step)
         if step % READ_EVERY == 0:
             self._look()
         before, every = self.saved, self.settings.checkpoint_steps
         self._close_epoch()
         if (decision.save and self.saved == before) or (every is not None and step % every == 0):
             self._save()
+
+    def _compare(self, step: int) -> None:
+        """After the first steps say what the training really takes."""
+        found = self.comparison.after(step, self.all_waited)
+        if found is None:
+            return
+        self.log.write({"step": step, "epoch": (step - 1) // self.job.steps_per_epoch + 1, **found})
+        told = in_words(found["measured"], self.job.steps_per_epoch, self.settings.epochs)
+        self.display.say(f"after {step} steps: {told}")
 
     def _look(self) -> None:
         """Read the losses, which waits for the device, and log their mean."""
