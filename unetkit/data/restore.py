@@ -302,10 +302,12 @@ def _at_points(block: Tensor, taps: Sequence[Taps], points: Tensor) -> Iterator[
     device = block.device
     index: list[Tensor] = [torch.zeros_like(points)]
     shares: list[list[Tensor]] = []
-    grid = torch.unravel_index(points, tuple(len(t.low) for t in taps))
+    rest = points
     for axis in reversed(range(len(taps))):
+        # place along the axis; torch.unravel_index would import two seconds' worth of symbolic mathematics
+        place, rest = rest % len(taps[axis].low), torch.div(rest, len(taps[axis].low), rounding_mode="floor")
         stride = block[0].stride(axis)
-        low, high = (torch.from_numpy(x * stride).to(device)[grid[axis]] for x in (taps[axis].low, taps[axis].high))
+        low, high = (torch.from_numpy(x * stride).to(device)[place] for x in (taps[axis].low, taps[axis].high))
         if taps[axis].exact:
             index = [i + low for i in index]
         else:
