@@ -313,7 +313,7 @@ def _at_points(block: Tensor, taps: Sequence[Taps], points: Tensor) -> Iterator[
         else:
             # Corners that differ in this axis alone lie side by side; the first axis comes last, and is blended first.
             index = [corner for i in index for corner in (i + low, i + high)]
-            shares.insert(0, [x[grid[axis]] for x in _shares(taps[axis], device)])
+            shares.insert(0, [x[place] for x in _shares(taps[axis], device)])
     for channel in block:
         flat = channel.reshape(-1)
         values = [flat.index_select(0, i).float() for i in index]
