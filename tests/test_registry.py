@@ -1,9 +1,11 @@
 """The registry: names, metadata read without importing models, refusals."""
 
+import re
 import subprocess
 import sys
 
 import pytest
+import torch
 
 import unetkit
 from unetkit.errors import ModelError, ShapeError
@@ -60,6 +62,31 @@ def test_size_rules() -> None:
     assert info.legal_size((17, 50)) == (64, 64)
     with pytest.raises(ShapeError, match=r"multiples of 16, at least 32, all equal; the next legal size is \(64, 64\)"):
         check_size(info, (17, 50), "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "legal"),
+    [
+        ("unet", {"widths": [4] * 6}, (20, 40), (32, 40)),
+        ("unet", {"encoder": "resnet18"}, (20, 40), (32, 64)),
+        ("unetpp", {}, (20, 40), (32, 48)),
+        ("unetpp", {"widths": [4] * 6}, (20, 40), (32, 64)),
+        ("unetpp", {"widths": [4] * 6, "depth": 2}, (21, 40), (24, 40)),
+        ("unetpp", {"variant": "nnunet"}, (20, 40), (32, 64)),
+        ("resunet", {"variant": "monai"}, (20, 40), (32, 48)),
+        ("swin_unet", {"depths": [2, 2], "heads": [3, 6]}, (20, 41), (24, 48)),
+        ("plain_unet", {"strides": [1, 2, (1, 3)]}, (20, 40), (20, 42)),
+        ("plain_unet", {"strides": [1, 2, 2]}, (21, 40, 40), (24, 40, 40)),
+    ],
+)
+def test_sizes_follow_the_options(name, options, size, legal) -> None:
+    assert model_info(name).fitted(options).legal_size(size) == legal
+    with torch.device("meta"):
+        model = unetkit.create_model(name, patch_size=legal, **options)
+        assert model(torch.zeros(2, 1, *legal)).shape == (2, 2, *legal)
+    if legal != size:
+        with pytest.raises(ShapeError, match=f"the next legal size is {re.escape(str(legal))}"):
+            unetkit.create_model(name, patch_size=size, **options)
 
 
 def test_missing_package_is_named() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_task import PLAN, build, small_recipe
+from torch import nn
 
 from unetkit.engine.estimate import StepEstimate
 from unetkit.engine.expectation import MEASURED_AT, convolution_rate, foreseen, in_words
@@ -12,9 +13,26 @@ from unetkit.engine.fit import fit
 from unetkit.engine.log import read_log
 from unetkit.engine.probe import Probe, real_step, settle
 from unetkit.errors import RecipeError
+from unetkit.plan import Fingerprint, decide
+from unetkit.plan.fingerprint import Intensity
 from unetkit.recipe.schema import Recipe
+from unetkit.registry import ModelInfo, model_info, register
+from unetkit.types import Labels, TaskShape
 
 CPU = torch.device("cpu")
+MADE = Fingerprint(
+    dims=3,
+    channels=("T1",),
+    labels=Labels(("organ",), ((1,),)),
+    cases=tuple("abcdefgh"),
+    shapes=((120, 100, 70),) * 8,
+    cropped=((120, 100, 70),) * 8,
+    spacings=((1.0, 1.0, 1.0),) * 8,
+    placed=True,
+    intensities=(Intensity(0, 9, 4, 2, 4),),
+    dtypes={"int16": 8},
+    voxels={"organ": 10},
+)
 
 
 class Device:
@@ -96,6 +114,33 @@ def test_a_step_is_counted_once_for_each_plan():
     estimate = StepEstimate(unet_recipe(), CPU)
     assert estimate.cost(PLAN) is estimate.cost(replace(PLAN, reasons={"x": "y"}))
     assert estimate(replace(PLAN, batch_size=8)) > estimate(PLAN)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sides"),
+    [("unetr", {"hidden_size": 96, "mlp_dim": 192, "num_heads": 4}, 16), ("unetpp", {"widths": [4] * 6}, 32)],
+)
+def test_a_model_gets_sizes_that_it_takes_and_that_fit(name, options, sides):
+    tree = {"model": {"name": name, **options}, "plan": {"memory_gb": 2.0}, "train": {"precision": "fp32"}}
+    wanted = Recipe.model_validate(tree)
+    plan = decide(MADE, wanted, model_info(name), StepEstimate(wanted, CPU))
+    assert all(n % sides == 0 for n in plan.patch_size)
+    assert 1.0 < plan.expected["memory_gb"] <= 2.0
+    assert f"{plan.expected['memory_gb']:.3g} GB of 2" in plan.reasons["batch_size"]
+
+
+def test_a_model_that_reads_its_values_needs_sizes():
+    @register(ModelInfo(title="Reads", family="cnn", year=2026, paper="-", dims=(2, 3)))
+    def reading(task: TaskShape) -> nn.Module:
+        class Reading(nn.Conv3d):
+            def forward(self, x):
+                return super().forward(x) if x.sum().item() < 1 else x
+
+        return Reading(task.in_channels, task.num_classes, 1)
+
+    wanted = Recipe.model_validate({"model": {"name": "reading"}})
+    with pytest.raises(RecipeError, match=r"memory of reading cannot be counted .* give data.patch_size and"):
+        decide(MADE, wanted, model_info("reading"), StepEstimate(wanted, CPU))
 
 
 def test_memory_and_time_are_foreseen():
