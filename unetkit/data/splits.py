@@ -192,7 +192,7 @@ def _drawn(cases: Sequence[Case], section: SplitSection) -> _Draft:
             f"{section.folds} folds of {len(groups)} groups; a fold needs at least one: lower data.split.folds"
         )
     # Every n-th of the shuffled groups: folds differ by one group at most.
-    held = set(groups[section.fold :: section.folds])
+    held = set(groups[int(section.fold) :: section.folds])
     val = [case for case in pool if group_of(case) in held]
     how.append(f"fold {section.fold} of {section.folds} validates")
     return _Draft(_without(pool, val), val, test, how)

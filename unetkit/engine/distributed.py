@@ -210,7 +210,7 @@ def _join() -> tuple[Group, bool]:
         store, rank, world = next(dist.rendezvous("env://"))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
         store = dist.PrefixStore("unetkit", store)
-    control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    control: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
     names: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(names, socket.gethostname(), group=control)
     share = Share(dist.get_rank(), dist.get_world_size(), names.count(socket.gethostname()))
