@@ -116,12 +116,16 @@ def dataset_card(name: str) -> tuple[Row, str]:
 
 
 def run_card(folder: str) -> tuple[Row, str]:
-    """Return a run's recipe with origins. Raises CheckpointError if the folder is no run."""
+    """Return the recipe of a run or study with origins, and where each run of a study stands.
+
+    Raises CheckpointError if the folder is neither.
+    """
     path = Path(folder)
     try:
         text = (path / "recipe.yaml").read_text(encoding="utf-8")
         origins = json.loads((path / "origins.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        runs = _runs_of_study(path)
+    except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"run={folder}: this is no run folder of unetkit (recipe.yaml, origins.json)") from error
     # From here on a schema is needed, which takes longer to import than the answers above.
     from unetkit.recipe import Resolved
@@ -129,4 +133,23 @@ def run_card(folder: str) -> tuple[Row, str]:
     from unetkit.recipe.words import read_yaml
 
     tree = read_yaml(text, str(path / "recipe.yaml"))
-    return {"recipe": tree, "origins": origins}, "\n".join(Resolved(recipe_from_json(tree), origins).lines())
+    lines = "\n".join(Resolved(recipe_from_json(tree), origins).lines())
+    card = {"recipe": tree, "origins": origins}
+    return (card | {"runs": runs}, f"{as_text(runs)}\n\n{lines}") if runs else (card, lines)
+
+
+def _runs_of_study(path: Path) -> list[Row]:
+    """Return a row for each run of a study as it last said of itself; none for a run."""
+    if not (path / "study.json").is_file():
+        return []
+    nodes = json.loads((path / "study.json").read_text(encoding="utf-8"))["nodes"]
+    return [
+        {
+            "run": node["name"],
+            "state": node["state"],
+            "dice": "-" if node["dice"] is None else f"{node['dice']:.4f}",
+            "seconds": "-" if node["seconds"] is None else f"{node['seconds']:.0f}",
+            "reason": node["reason"],
+        }
+        for node in nodes
+    ]
