@@ -157,6 +157,9 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
             break
     assert first == b"\x80"
     assert load_checkpoint(path).state["filling"] == "x" * filling
+    path.write_bytes(path.read_bytes()[:5])
+    with pytest.raises(CheckpointError, match="cut off or damaged"):
+        load_checkpoint(path)
 
 
 def test_other_safetensors_files_and_later_formats_are_named(tmp_path):

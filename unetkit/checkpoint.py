@@ -240,7 +240,7 @@ def _refuse_foreign(path: Path) -> None:
     if not start:
         raise CheckpointError(f"{path}: the file is empty; use another checkpoint of the run")
     # safetensors begins with the length of its header, whose low byte may be a pickle's 0x80, and then a brace
-    if start.startswith(_PICKLES) and start[8:] != b"{":
+    if start.startswith(_PICKLES) and start[8:] not in (b"{", b""):
         raise CheckpointError(
             f"{path}: this is a pickle (.pt, .pth), which can run code when loaded, so it was not opened; "
             "give a .safetensors checkpoint of unetkit"

@@ -232,7 +232,11 @@ def check_task(info: ModelInfo, task: TaskShape, options: dict[str, Any]) -> Non
     for package in info.needs:
         if importlib.util.find_spec(package) is None:
             raise ModelError(f"{info.name} needs the package '{package}'; run: pip install {package}")
-    check_size(info.fitted(options), task.patch_size, f"{info.name}: patch_size")
+    fitted = info.fitted(options)
+    if not isinstance(fitted.multiple, int) and len(fitted.multiple) != task.dims:
+        given = ", ".join(f"{key}={options[key]}" for key in info.multiple_by if options.get(key))
+        raise ModelError(f"{info.name} cannot be built with {given}: patch_size {task.patch_size} has {task.dims} axes")
+    check_size(fitted, task.patch_size, f"{info.name}: patch_size")
 
 
 def check_size(info: ModelInfo, size: Sequence[int], what: str) -> None:
@@ -246,9 +250,10 @@ def size_rule(info: ModelInfo, dims: int) -> str:
     """Say in words which side lengths a model takes."""
     multiples = info.multiples(dims)
     by = multiples[0] if len(set(multiples)) == 1 else multiples
-    rule = f"sides must be multiples of {by}" if max(multiples) > 1 else "sides are restricted"
-    rule += f", at least {info.min_size}" if info.min_size > max(multiples) else ""
-    return rule + (", all equal" if info.square else "")
+    rules = [f"multiples of {by}"] if max(multiples) > 1 else []
+    rules += [f"at least {info.min_size}"] if info.min_size > max(multiples) else []
+    rules += ["all equal"] if info.square else []
+    return "sides must be " + (", ".join(rules) or "at least 1")
 
 
 def create_model(

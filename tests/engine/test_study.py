@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import chain
 from pathlib import Path
@@ -130,21 +131,6 @@ def test_a_finished_study_is_not_trained_again(whole):
     assert (again.runs, again.configurations, again.failures) == (whole.runs, whole.configurations, {})
 
 
-def test_a_cascade_brings_the_stage_before_it_on_every_fold(volumes, tmp_path):
-    more = (*CASCADE, "data.split.fold=0", "train.epochs=1")
-    result = train(recipe(volumes, tmp_path, *more), progress=False)
-    assert result.failures == {}
-    assert list(result.runs) == ["3d_lowres/fold_0", "3d_lowres/fold_1", "3d_cascade_fullres/fold_0"]
-    gathered = result.run / "3d_lowres" / "out_of_fold"
-    for fold in range(2):
-        for file in (result.run / "3d_lowres" / f"fold_{fold}" / "validation").iterdir():
-            assert (gathered / file.name).read_bytes() == file.read_bytes()
-    assert len(list(gathered.iterdir())) == 4
-    last = load_checkpoint(result.run / "3d_cascade_fullres" / "fold_0")
-    assert Path(last.recipe.data.previous) == gathered.resolve()
-    assert last.plan.task.in_channels == 2
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -169,21 +155,29 @@ def test_one_configuration_of_one_fold_stays_a_run(pictures, tmp_path):
     assert not (result.run / "validation").exists()
 
 
-def test_a_run_that_fails_takes_only_those_along_that_need_it(volumes, tmp_path, capsys):
-    more = (*CASCADE, "train.epochs=1")
-    folder = start_study(recipe(volumes, tmp_path, *more), {}).folder
+def test_a_cascade_waits_for_every_fold_of_the_stage_before_it(volumes, tmp_path, capsys):
+    folder = start_study(recipe(volumes, tmp_path, *CASCADE, "data.split.fold=0", "train.epochs=1"), {}).folder
     broken = folder.path / "3d_lowres" / "fold_0" / "plan.json"
     kept = broken.read_text()
     broken.write_text("{")
     assert main(["train", f"resume={folder.path}", "--json"]) == 2
     told = json.loads(capsys.readouterr().out)
-    assert told["runs"]["3d_lowres/fold_1"] is not None
+    assert list(told["runs"]) == ["3d_lowres/fold_0", "3d_lowres/fold_1", "3d_cascade_fullres/fold_0"]
+    assert told["runs"]["3d_lowres/fold_1"] is not None  # a failed run does not take it along
     assert "a damaged run" in told["failures"]["3d_lowres/fold_0"]
-    for fold in range(2):
-        assert told["failures"][f"3d_cascade_fullres/fold_{fold}"] == "needs 3d_lowres/fold_0, which failed"
-    assert "Not finished: 3 of 4 runs" in (folder.path / "report.html").read_text(encoding="utf-8")
+    assert told["failures"]["3d_cascade_fullres/fold_0"] == "needs 3d_lowres/fold_0, which failed"
+    assert "Not finished: 2 of 3 runs" in (folder.path / "report.html").read_text(encoding="utf-8")
     broken.write_text(kept)
-    assert train(resume=folder.path, progress=False).failures == {}
+    result = train(resume=folder.path, progress=False)
+    assert result.failures == {}
+    gathered = result.run / "3d_lowres" / "out_of_fold"
+    for fold in range(2):
+        for file in (result.run / "3d_lowres" / f"fold_{fold}" / "validation").iterdir():
+            assert (gathered / file.name).read_bytes() == file.read_bytes()
+    assert len(list(gathered.iterdir())) == 4
+    last = load_checkpoint(result.run / "3d_cascade_fullres" / "fold_0")
+    assert Path(last.recipe.data.previous) == gathered.resolve()
+    assert last.plan.task.in_channels == 2
 
 
 def test_killed_while_two_train_at_once_and_resumed_ends_the_same(pictures, alone, tmp_path):
@@ -197,20 +191,19 @@ def test_killed_while_two_train_at_once_and_resumed_ends_the_same(pictures, alon
     log = {path: path.read_bytes() for path in study.glob("2d/*/log.jsonl")}
     time.sleep(1)
     assert {path: path.read_bytes() for path in study.glob("2d/*/log.jsonl")} == log  # no child outlives it
-    resumed = train(resume=study, progress=False)
-    assert resumed.runs == alone.runs
+    # two at once again, of which one cannot
+    plan = study / "2d" / "fold_1" / "plan.json"
+    kept = plan.read_text()
+    plan.write_text("{")
+    halved = train(resume=study, changes={"train.jobs": 2}, progress=False)
+    assert halved.runs == {"2d/fold_0": alone.runs["2d/fold_0"], "2d/fold_1": None}
+    assert "a damaged run" in halved.failures["2d/fold_1"]
+    assert "epoch 4/4" in (study / "2d" / "fold_0" / "output.txt").read_text()
+    plan.write_text(kept)
+    assert train(resume=study, progress=False).runs == alone.runs
     for name in alone.runs:
         expected, found = final(alone.run / name), final(study / name)
         assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
-
-
-def test_two_at_once_end_as_one_after_the_other(pictures, alone, tmp_path):
-    folder = start_study(recipe(pictures, tmp_path, "train.epochs=4"), {}).folder
-    (folder.path / "2d" / "fold_1" / "plan.json").write_text("{")
-    result = train(resume=folder.path, changes={"train.jobs": 2}, progress=False)
-    assert result.runs == {"2d/fold_0": alone.runs["2d/fold_0"], "2d/fold_1": None}
-    assert "a damaged run" in result.failures["2d/fold_1"]
-    assert (folder.path / "2d" / "fold_0" / "output.txt").read_text().count("epoch ") == 4
 
 
 def test_killed_before_all_was_written_it_is_decided_again(pictures, tmp_path):
@@ -241,17 +234,19 @@ def test_a_study_that_is_damaged_says_so(tmp_path, alone):
         read_study(tmp_path)
 
 
-def test_ctrl_c_stops_all_and_says_how_to_go_on(pictures, tmp_path):
-    command = [sys.executable, "-m", "unetkit", "train", *words(pictures, tmp_path, "train.epochs=10000")]
-    process = subprocess.Popen([*command, "train.jobs=2"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    study, until = tmp_path / "study", time.monotonic() + 240
-    while len(list(study.glob("2d/*/last.safetensors"))) < 2 and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert f"go on with: unetkit train resume={study}" in err
-    assert "Traceback" not in err
+def test_ctrl_c_stops_all_and_says_how_to_go_on(pictures, tmp_path, capfd):
+    study = start_study(recipe(pictures, tmp_path, "train.epochs=10000"), {}).folder.path
+
+    def interrupt() -> None:
+        until = time.monotonic() + 240
+        while len(list(study.glob("2d/*/last.safetensors"))) < 2 and time.monotonic() < until:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        train(resume=study, changes={"train.jobs": 2})
+    assert f"go on with: unetkit train resume={study}" in capfd.readouterr().err
     for run in study.glob("2d/fold_*"):
         assert load_checkpoint(run, "last").state["progress"]["step"] > 0
         assert "stopped with Ctrl-C" in (run / "output.txt").read_text()

@@ -30,7 +30,7 @@ def test_every_variant_in_2d_and_3d(name, variant, dims):
     [
         ("unet", {"variant": "bilnear"}, ModelError, r"variant='bilnear' \(did you mean 'bilinear'\?\): choose one of"),
         ("unet", {"variant": "original", "deep_supervision": True}, ModelError, "drop one of them"),
-        ("unet", {"widths": (4,) * 8}, ShapeError, "need sides of at least 128"),
+        ("unet", {"widths": (4,) * 8}, ShapeError, "sides must be at least 128"),
         ("unetpp", {"depth": 5}, ModelError, "5 widths allow 1 to 4"),
         ("unetpp", {"average": True, "deep_supervision": True}, ModelError, "drop one of them"),
         ("unetpp", {"variant": "nnunet", "patch_size": (16, 16)}, ShapeError, r"next legal size is \(32, 32\)"),
@@ -43,7 +43,7 @@ def test_every_variant_in_2d_and_3d(name, variant, dims):
             "plain_unet",
             {"strides": [(1, 1, 1)]},
             ModelError,
-            r"plain_unet cannot be built with strides=\[\(1, 1, 1\)\] ",
+            r"plain_unet cannot be built with strides=\[\(1, 1, 1\)\]: patch_size \(64, 64\) has 2 axes",
         ),
         ("unet", {"dropout": 1.5}, ModelError, r"unet cannot be built with dropout=1.5 \(dropout probability"),
     ],
@@ -59,8 +59,8 @@ def test_refusals(name, options, error, message):
         ("resunet", {"variant": "wolny"}, 32, 24, r"next legal size is \(32, 32\)"),
         ("resunet", {"variant": "monai"}, 32, 24, r"next legal size is \(32, 32\)"),
         ("unet", {"widths": (4,) * 7}, 64, 32, "at least 64"),
-        ("attention_unet", {"widths": (4,) * 7}, 64, 32, "at least 64"),
-        ("swin_unet", {"embed_dim": 4, "depths": (1,) * 5, "heads": (1,) * 5}, 64, 96, r"multiples of \(64, 64\)"),
+        ("attention_unet", {"widths": (4,) * 7}, 64, 32, "multiples of 64"),
+        ("swin_unet", {"embed_dim": 4, "depths": (1,) * 5, "heads": (1,) * 5}, 64, 96, "multiples of 64"),
     ],
 )
 def test_inputs_that_only_the_options_forbid_are_refused(name, options, size, wrong, message):

@@ -76,7 +76,7 @@ def _cell(value: Any) -> str:
 def model_card(name: str) -> tuple[Row, str]:
     """Return what is known of a model, as a document and as text."""
     info = model_info(name)
-    legal = size_rule(info, max(info.dims)).replace("sides are restricted", "any sides")
+    legal = size_rule(info, max(info.dims)).replace("sides must be at least 1", "any sides")
     changing = [*info.multiple_by, *info.min_size_by]
     legal += f"; {', '.join(changing)} change that" if changing else ""
     legal += "; input of the size it was built for" if info.fixed else ""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from unetkit.engine.device import library_switches
-from unetkit.engine.expectation import Comparison, in_words
+from unetkit.engine.expectation import MEASURED_AT, Comparison, in_words
 from unetkit.engine.faults import Load, explained
 from unetkit.engine.interrupt import uninterrupted
 from unetkit.engine.log import Display, NoLog, RunLog
@@ -103,6 +103,9 @@ class _Loop:
         self.stopped = self.group.first(self._why_to_stop)
 
     def run(self) -> Progress:
+        told = in_words(self.job.expected, self.job.steps_per_epoch, self.settings.epochs)
+        if told and self.progress.step < MEASURED_AT:
+            self.display.say(f"expected: {told}")
         try:
             self._close_epoch()  # one whose last step was saved, but not its validation
             with self.pulse.listening():

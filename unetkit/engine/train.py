@@ -14,7 +14,7 @@ from torch import nn
 from unetkit.checkpoint import load_checkpoint, transfer_weights
 from unetkit.data.loader import TrainingLoader
 from unetkit.engine.distributed import Group, joined
-from unetkit.engine.expectation import foreseen, in_words
+from unetkit.engine.expectation import foreseen
 from unetkit.engine.faults import Load, explained
 from unetkit.engine.fit import Job, fit
 from unetkit.engine.losses import build_loss
@@ -144,12 +144,8 @@ def _job(task: Task, shown: bool) -> tuple[Job, Stepper]:
         loader = TrainingLoader(cases, plan, recipe, task.device, task.group.share)
         held_out = validation_cases(task.preparation, recipe, shown, task.group)
     validate = Validation(held_out, plan, recipe, task.device, task.group)
-    steps, expected = loader.steps_per_epoch, plan.expected
-    if shown:
-        expected = foreseen(plan, recipe, task.device).expected
-        if told := in_words(expected, steps, recipe.train.epochs):
-            print(f"expected: {told}", file=sys.stderr)
-    return Job(recipe, plan, task.folder.path, loader, steps, validate, shown, expected), stepper
+    expected = foreseen(plan, recipe, task.device).expected if shown else plan.expected
+    return Job(recipe, plan, task.folder.path, loader, loader.steps_per_epoch, validate, shown, expected), stepper
 
 
 def _network(task: Task) -> nn.Module:

@@ -6,7 +6,6 @@ reference go sides that windows do not divide (padded and masked) and volumes (t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,7 @@ from torch import Tensor, nn
 from unetkit.blocks.attention import Mlp, TransformerBlock, WindowAttention
 from unetkit.blocks.layers import Layers
 from unetkit.blocks.patches import PatchEmbed, PatchExpand, PatchMerging
-from unetkit.blocks.unet import check_divides, check_inputs
-from unetkit.errors import ModelError, ShapeError
+from unetkit.errors import ModelError
 from unetkit.models._pretrained import load_matching, rename, source_weights
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
@@ -173,7 +171,7 @@ def swin_unet(
     `drop_path` is the rate of the deepest block, rising linearly. `weights` is a .safetensors or .npz file of Swin-Unet
     or Swin; `pretrained` takes Swin-T from timm. Raises ModelError if the options contradict each other.
     """
-    _check_options(task, embed_dim, depths, heads, drop_path)
+    _check_options(embed_dim, depths, heads, drop_path)
     if window < 1:
         raise ModelError(f"swin_unet: window={window}: give the side of a window, 1 or more")
     if pretrained and task.dims != 2:
@@ -188,21 +186,13 @@ def swin_unet(
     # Swin's published weights are for RGB, so a grey image is shown to them as one
     stem_channels = 3 if task.in_channels == 1 else task.in_channels
     model = SwinUnet(Layers(task.dims), stem_channels, task.num_classes, levels)
-    check_inputs(model, partial(check_divides, (_multiple(depths),) * task.dims))
     state = source_weights(weights, pretrained, SWIN_TAG)
     if state is not None:
         load_swin(model, state)
     return model
 
 
-def _multiple(depths: Sequence[int]) -> int:
-    """What sides must divide by: patches of the embedding, halved between all levels."""
-    return PATCH * 2 ** (len(depths) - 1)
-
-
-def _check_options(
-    task: TaskShape, embed_dim: int, depths: Sequence[int], heads: Sequence[int], drop_path: float
-) -> None:
+def _check_options(embed_dim: int, depths: Sequence[int], heads: Sequence[int], drop_path: float) -> None:
     if len(depths) != len(heads) or len(depths) < 2:
         raise ModelError(
             f"swin_unet: depths {tuple(depths)} and heads {tuple(heads)} need one entry per level, 2 at least"
@@ -212,6 +202,3 @@ def _check_options(
             raise ModelError(f"swin_unet: {embed_dim * 2**i} channels at level {i} do not divide into {count} heads")
     if not 0 <= drop_path < 1:
         raise ModelError(f"swin_unet: drop_path {drop_path} is a probability, 0 or more and below 1")
-    multiple = _multiple(depths)
-    if any(n % multiple for n in task.patch_size):
-        raise ShapeError(f"swin_unet: patch_size {task.patch_size}: {len(depths)} levels need multiples of {multiple}")
