@@ -4,7 +4,7 @@
     python tools/parity.py NAME [--options JSON] [--in 3] [--classes 2] [--size 256,256] [--dtype float64]
     python tools/parity.py --list                 the stored expectations
     python tools/parity.py --check [NAME] [--all] compare with them; --all runs the heavy ones too
-    python tools/parity.py --golden               rewrite tests/golden.json
+    python tools/parity.py --golden [NAME]        rewrite tests/golden.json, or the lines of one model
 
 Every weight is overwritten by normal random numbers seeded by the tensor's shape and role alone, one fixed input
 runs through, and the output's mean, standard deviation, largest value and three samples are printed as JSON. The
@@ -177,13 +177,19 @@ def golden_of(model: nn.Module) -> dict[str, Any]:
     return {"size": list(task.patch_size), "params": count(model), "mean": statistics(found[0])["mean"]}
 
 
-def golden() -> str:
-    """Return the golden numbers of every model as it is built by default, as JSON with a line for each."""
+def golden(only: str | None) -> str:
+    """Return the golden numbers of every model as it is built by default, as JSON with a line for each.
+
+    With the name of a model the stored numbers of the others stay.
+    """
+    stored = json.loads(GOLDEN.read_text(encoding="utf-8")) if only else {}
     lines = []
-    for name, info in catalog().items():
-        for dims in info.dims:
-            model = create_model(name, in_channels=2, num_classes=3, patch_size=smallest(name, dims))
-            lines.append(f"{json.dumps(f'{name} {dims}d')}: {json.dumps(golden_of(model))}")
+    for name, dims in sorted((name, dims) for name, info in catalog().items() for dims in info.dims):
+        key = f"{name} {dims}d"
+        if only in (None, name):
+            stored[key] = golden_of(create_model(name, in_channels=2, num_classes=3, patch_size=smallest(name, dims)))
+        if key in stored:
+            lines.append(f"{json.dumps(key)}: {json.dumps(stored[key])}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
@@ -227,7 +233,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="list the stored expectations")
     parser.add_argument("--check", action="store_true", help="compare with the stored expectations")
     parser.add_argument("--all", action="store_true", help="with --check: the heavy ones too")
-    parser.add_argument("--golden", action="store_true", help="rewrite tests/golden.json")
+    parser.add_argument("--golden", action="store_true", help="rewrite tests/golden.json, for one model if named")
     args = parser.parse_args()
     if args.list:
         for want in expectations(args.name):
@@ -236,7 +242,7 @@ def main() -> int:
     if args.check:
         return min(check(args.name, args.all), 1)
     if args.golden:
-        GOLDEN.write_text(golden(), encoding="utf-8")
+        GOLDEN.write_text(golden(args.name), encoding="utf-8")
         return 0
     if not args.name:
         parser.error("name a model, or give --list, --check or --golden")
