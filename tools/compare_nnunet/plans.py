@@ -3,7 +3,8 @@
 
     python tools/compare_nnunet/plans.py FOLDER [--model plain_unet] [--memory-gb 8]
 
-Nothing of nnU-Net has to be installed: its rules are those of planner=nnunet.
+Nothing of nnU-Net has to be installed: its rules are those of planner=nnunet. Steps are estimated in fp16 for a GPU,
+which need not be there.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from unetkit.data.datasets import Dataset, open_dataset
 from unetkit.data.splits import make_split
+from unetkit.engine.estimate import StepEstimate
 from unetkit.errors import UnetkitError
 from unetkit.plan import Fingerprint, Plan, configurations_for, decide, measure
 from unetkit.recipe import resolve
@@ -39,7 +43,8 @@ def main() -> None:
 
 def rows(folder: Path, model: str, memory_gb: float) -> Iterator[str]:
     """Yield a line for each configuration and planner."""
-    base = [f"data.root={folder}", f"model.name={model}", f"plan.memory_gb={memory_gb}"]
+    # the precision is said outright, since auto would ask the device
+    base = [f"data.root={folder}", f"model.name={model}", f"plan.memory_gb={memory_gb}", "train.precision=fp16"]
     recipe = resolve(base).recipe
     dataset = open_dataset(recipe.data)
     fingerprint = measured(dataset, recipe.data.split)
@@ -47,7 +52,8 @@ def rows(folder: Path, model: str, memory_gb: float) -> Iterator[str]:
     for name in configurations_for(fingerprint, recipe, info):
         for planner in ("nnunet", "unetkit"):
             asked = resolve([*base, f"plan.planner={planner}", f"plan.configuration={name}"]).recipe
-            yield line_of(folder.name, name, planner, decide(fingerprint, asked, info))
+            measure_step = StepEstimate(asked, torch.device("cuda")) if planner == "unetkit" else None
+            yield line_of(folder.name, name, planner, decide(fingerprint, asked, info, measure_step))
 
 
 def measured(dataset: Dataset, section) -> Fingerprint:
