@@ -68,6 +68,42 @@ class ResidualBlockD(nn.Module):
         return self.act(self.second(self.first(x)) + self.shortcut(x))
 
 
+class PreActivationUnit(nn.Module):
+    """Norm, activation and convolution, twice, beside a projecting shortcut with norm.
+
+    `first`: the unit that sees the image; it starts with the convolution. `shortcut` is the width of the
+    projection's kernel, `shortcut_norm` whether a norm follows.
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        in_channels: int,
+        channels: int,
+        stride: Size = 1,
+        *,
+        first: bool = False,
+        shortcut: int = 1,
+        shortcut_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        # norm and activation of the raw image would throw half of it away
+        before = [] if first else [layers.norm(in_channels), layers.act()]
+        self.main = nn.Sequential(
+            *before,
+            layers.conv(in_channels, channels, stride=stride),
+            layers.norm(channels),
+            layers.act(),
+            layers.conv(channels, channels),
+        )
+        norm = layers.norm(channels) if shortcut_norm else nn.Identity()
+        self.shortcut = nn.Sequential(layers.conv(in_channels, channels, shortcut, stride=stride), norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # the shortcut first: the activation of the main path works in place where no norm comes before it
+        return self.shortcut(x) + self.main(x)
+
+
 class Repeat(nn.Sequential):
     """The same block `count` times; the first changes channels and resolution."""
 

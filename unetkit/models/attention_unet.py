@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.conv import ConvNormAct, ConvStack
+from unetkit.blocks.gates import AdditiveGate
 from unetkit.blocks.init import he_init
 from unetkit.blocks.layers import Layers, Size
 from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_depth, check_inputs
@@ -18,21 +19,6 @@ WIDTHS = (64, 128, 256, 512, 1024)
 OKTAY_WIDTHS = (16, 32, 64, 128, 256)
 DEFAULT = {2: "leejunhyun", 3: "oktay"}
 NORM_STD = 0.02
-
-
-class AdditiveGate(nn.Module):
-    """Scale a skip [B, C, *S] by a mask made from it and the enlarged decoder map [B, Q, *S]."""
-
-    def __init__(self, layers: Layers, channels: int, query_channels: int) -> None:
-        super().__init__()
-        hidden = channels // 2
-        plain = layers.but(act="none")  # both paths are summed before the activation
-        self.skip = ConvNormAct(plain, channels, hidden, kernel=1)
-        self.query = ConvNormAct(plain, query_channels, hidden, kernel=1)
-        self.mask = nn.Sequential(layers.act(), ConvNormAct(plain, hidden, 1, kernel=1), nn.Sigmoid())
-
-    def forward(self, skip: Tensor, enlarged: Tensor, below: Tensor) -> Tensor:
-        return skip * self.mask(self.skip(skip) + self.query(enlarged))
 
 
 class GridAttention(nn.Module):

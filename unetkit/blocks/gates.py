@@ -1,0 +1,42 @@
+"""Gates: what scales a map by a mask made from itself or from another map."""
+
+from torch import Tensor, nn
+
+from unetkit.blocks.conv import ConvNormAct
+from unetkit.blocks.layers import Layers
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel of a map [B, C, *S] by what its average and those of the others say (arXiv:1709.01507).
+
+    Two fully connected layers without bias, `reduction` times fewer channels between them.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 1)  # narrow maps keep one channel
+        self.scale = nn.Sequential(
+            nn.Linear(channels, hidden, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, channels, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.scale(x.flatten(2).mean(2))
+        return x * scale.view(*scale.shape, *[1] * (x.ndim - 2))
+
+
+class AdditiveGate(nn.Module):
+    """Scale a skip [B, C, *S] by a mask made from it and the enlarged decoder map [B, Q, *S]."""
+
+    def __init__(self, layers: Layers, channels: int, query_channels: int) -> None:
+        super().__init__()
+        hidden = channels // 2
+        plain = layers.but(act="none")  # both paths are summed before the activation
+        self.skip = ConvNormAct(plain, channels, hidden, kernel=1)
+        self.query = ConvNormAct(plain, query_channels, hidden, kernel=1)
+        self.mask = nn.Sequential(layers.act(), ConvNormAct(plain, hidden, 1, kernel=1), nn.Sigmoid())
+
+    def forward(self, skip: Tensor, enlarged: Tensor, below: Tensor) -> Tensor:
+        return skip * self.mask(self.skip(skip) + self.query(enlarged))
