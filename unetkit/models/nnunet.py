@@ -10,15 +10,12 @@ from torch import nn
 
 from unetkit.blocks.conv import Block, ConvNormAct, ConvStack, Repeat, ResidualBlockD
 from unetkit.blocks.init import he_init
-from unetkit.blocks.layers import Layers, Size, per_axis
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_divides
-from unetkit.errors import ModelError
+from unetkit.blocks.layers import Layers, Size
+from unetkit.blocks.stages import StageSizes
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
 from unetkit.registry import ModelInfo, register
-from unetkit.topology import pool_topology
 from unetkit.types import TaskShape
 
-BASE_WIDTH = 32
-MOST_WIDTH = {2: 512, 3: 320}
 SLOPE = 0.01
 RESIDUAL_BLOCKS = (1, 3, 4, 6)
 
@@ -26,45 +23,7 @@ Stage = Callable[[int, Size], Block]
 """(level, kernel) -> the block of that level."""
 
 
-class Sizes:
-    """Widths, strides and kernels of every level, given or derived from a patch of equal spacing.
-
-    Raises ModelError if what is given is not of one length.
-    """
-
-    def __init__(
-        self,
-        task: TaskShape,
-        widths: Sequence[int] | None,
-        strides: Sequence[Size] | None,
-        kernels: Sequence[Size] | None,
-    ) -> None:
-        # without a plan nothing is known of the spacing, so all axes are treated alike
-        own_strides, own_kernels, _ = pool_topology(task.patch_size, (1.0,) * task.dims)
-        chosen = strides or own_strides
-        self.strides = tuple(per_axis(s, task.dims) for s in chosen)
-        levels = len(self.strides)
-        # kernels derived for other strides would not fit in number
-        self.kernels = tuple(kernels or (own_kernels if strides is None else [3] * levels))
-        most = MOST_WIDTH[task.dims]
-        self.widths = tuple(widths or (min(BASE_WIDTH * 2**i, most) for i in range(levels)))
-        if not levels == len(self.kernels) == len(self.widths):
-            raise ModelError(
-                f"{levels} strides, {len(self.kernels)} kernels and {len(self.widths)} widths for patch "
-                f"{task.patch_size}; give one of each per level, or only strides"
-            )
-        self.divisor = tuple(_product(axis) for axis in zip(*self.strides, strict=True))
-        check_divides(self.divisor, task.patch_size)
-
-
-def _product(numbers: Sequence[int]) -> int:
-    result = 1
-    for n in numbers:
-        result *= n
-    return result
-
-
-def _assemble(task: TaskShape, sizes: Sizes, encoder: Stage, decoder: Stage, deep_supervision: bool) -> nn.Module:
+def _assemble(task: TaskShape, sizes: StageSizes, encoder: Stage, decoder: Stage, deep_supervision: bool) -> nn.Module:
     layers = Layers(task.dims, norm="instance", act="leaky_relu")
     levels = range(len(sizes.widths))
     down = Encoder(
@@ -148,7 +107,7 @@ def plain_unet(
 
     Raises ModelError if the lists differ in length, ShapeError if the strides do not divide the patch.
     """
-    sizes = Sizes(task, widths, strides, kernels)
+    sizes = StageSizes(task, widths, strides, kernels)
     levels = len(sizes.widths)
     down, up = (_stack(_per_level(b, [2], levels)) for b in (blocks, decoder_blocks))
     return _assemble(task, sizes, down, up, deep_supervision)
@@ -188,7 +147,7 @@ def resenc_unet(
     `decoder_blocks` are convolutions per level, or residual blocks with `residual_decoder` (the ResidualUNet of the
     same library). Raises ModelError if the lists differ in length, ShapeError if the strides do not divide the patch.
     """
-    sizes = Sizes(task, widths, strides, kernels)
+    sizes = StageSizes(task, widths, strides, kernels)
     levels = len(sizes.widths)
     down = _with_stem(_residual(_per_level(blocks, RESIDUAL_BLOCKS, levels)))
     counts = _per_level(decoder_blocks, [1], levels)
