@@ -5,7 +5,7 @@ Swin (arXiv:2103.14030), tokens as in ViT (arXiv:2010.11929).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -138,15 +138,18 @@ def relative_position_index(window: Sequence[int]) -> Tensor:
 class WindowAttention(nn.Module):
     """Attend within the windows of a map [B, *S, C], with a learned bias per relative position (arXiv:2103.14030).
 
-    `window` is the side per axis. With `shifted`, windows are moved by half their side on each axis that holds more
-    than one. Sides that the window does not divide are padded, and the padding is masked.
+    `window` is the side per axis. With `shifted`, windows are moved by `shift`, or half their side, on each axis that
+    holds more than one. Sides that the window does not divide are padded, and the padding is masked.
     """
 
     index: Tensor
 
-    def __init__(self, channels: int, heads: int, window: Sequence[int], *, shifted: bool = False) -> None:
+    def __init__(
+        self, channels: int, heads: int, window: Sequence[int], *, shifted: bool = False, shift: int | None = None
+    ) -> None:
         super().__init__()
-        self.heads, self.window, self.shifted = heads, tuple(window), shifted
+        self.heads, self.window = heads, tuple(window)
+        self.shift = tuple((w // 2 if shift is None else shift) if shifted else 0 for w in window)
         self.relative_position_bias_table = nn.Parameter(torch.empty(math.prod(2 * w - 1 for w in window), heads))
         self.register_buffer("index", relative_position_index(window), persistent=False)
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -155,20 +158,27 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, *S, C] to [B, *S, C], for any sides S."""
+        return self.with_weights(x)[0]
+
+    def with_weights(self, x: Tensor, change: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Return what forward does and the attention [B, W, heads, N, N], which `change` may alter before its use."""
         size, axes = x.shape[1:-1], tuple(range(1, x.ndim - 1))
         missing = [-n % w for n, w in zip(size, self.window, strict=True)]
         # a single window per axis sees everything already, as in Swin's reference
-        shift = [w // 2 if self.shifted and n > w else 0 for n, w in zip(size, self.window, strict=True)]
+        shift = [step if n > w else 0 for n, w, step in zip(size, self.window, self.shift, strict=True)]
         mask = window_mask(size, self.window, shift, x.device)
         # F.pad counts from the last axis: first the channels, which stay
         x = F.pad(x, [0, 0, *(end for gap in reversed(missing) for end in (0, gap))]) if any(missing) else x
         padded = x.shape[1:-1]
         x = torch.roll(x, [-step for step in shift], axes) if any(shift) else x
-        x = window_reverse(self._attend(window_partition(x, self.window), mask), self.window, padded)
+        windows, weights = self._attend(window_partition(x, self.window), mask, change)
+        x = window_reverse(windows, self.window, padded)
         x = torch.roll(x, shift, axes) if any(shift) else x
-        return x[(slice(None), *(slice(n) for n in size))]
+        return x[(slice(None), *(slice(n) for n in size))], weights
 
-    def _attend(self, windows: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(
+        self, windows: Tensor, mask: Tensor | None, change: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
         """Mix the tokens of each window; windows [B, W, N, C], mask bool [W, N, N]."""
         q, k, v = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # [B, W, heads, N, .]
         # softmax(q k^T / sqrt(d) + bias) v, equation 4 of the paper
@@ -177,5 +187,6 @@ class WindowAttention(nn.Module):
         if mask is not None:
             # never a whole row: a token belongs with itself
             scores = scores.masked_fill(~mask[:, None], -math.inf)
-        mixed = scores.softmax(-1).to(v.dtype) @ v
-        return self.proj(mixed.transpose(2, 3).flatten(3))
+        weights = scores.softmax(-1).to(v.dtype)
+        mixed = (change(weights) if change else weights) @ v
+        return self.proj(mixed.transpose(2, 3).flatten(3)), weights

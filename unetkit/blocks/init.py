@@ -1,6 +1,7 @@
 """Starting weights."""
 
 from functools import partial
+from math import prod
 
 import torch
 from torch import nn
@@ -43,3 +44,24 @@ def smp_init(decoder: nn.Module, heads: nn.Module) -> None:
                 draw(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+
+def linear_init(model: nn.Module) -> None:
+    """Draw weights of linear layers from a normal distribution of 0.02 and clear their biases, as Swin does."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def fan_out_init(model: nn.Module) -> None:
+    """Draw convolution weights from a normal distribution of sqrt(2 / fan-out), biases 0, as EfficientNet does."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            # fan-out of one group: prod(kernel) * outputs / groups
+            fan_out = prod(module.kernel_size) * module.out_channels // module.groups
+            module.weight.normal_(0.0, (2 / fan_out) ** 0.5)
+            if module.bias is not None:
+                module.bias.zero_()
