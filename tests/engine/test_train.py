@@ -189,4 +189,6 @@ def test_ctrl_c_ends_with_130_and_a_checkpoint(squares, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert load_checkpoint(tmp_path / "cut", "last").state["progress"]["step"] > 0
+    step = load_checkpoint(tmp_path / "cut", "last").state["progress"]["step"]
+    assert step > 0
+    assert f"stopped after step {step}; go on with: unetkit train resume={tmp_path / 'cut'}\n" in err

@@ -117,6 +117,8 @@ class _Loop:
             with suppress(RecipeError, CheckpointError):
                 if self.pulse.agreed:
                     self._save()
+                    where = f"unetkit train resume={self.job.folder}"
+                    self.display.say(f"stopped after step {self.progress.step}; go on with: {where}")
             raise
         finally:
             self.log.close()
