@@ -44,11 +44,18 @@ class Task:
     group: Group = ALONE
 
 
-def start_task(recipe: Recipe, origins: Mapping[str, str], source: str | None = None, group: Group = ALONE) -> Task:
+def start_task(
+    recipe: Recipe,
+    origins: Mapping[str, str],
+    source: str | None = None,
+    group: Group = ALONE,
+    *,
+    shown: bool = True,
+) -> Task:
     """Make the run folder and decide everything; if that fails, nothing is left on the disk.
 
-    `source` is the name of the recipe. Of a group the first process decides for all. Raises a UnetkitError for what
-    recipe, data or machine do not allow.
+    `source` is the name of the recipe; `shown` draws a bar while measuring. Of a group the first process decides
+    for all. Raises a UnetkitError for what recipe, data or machine do not allow.
     """
     with group.together():
         device = _device(recipe, group)
@@ -59,7 +66,7 @@ def start_task(recipe: Recipe, origins: Mapping[str, str], source: str | None = 
         folder = RunFolder(folder.path)
 
     def decide() -> Preparation:
-        preparation = prepare_plan(recipe)
+        preparation = prepare_plan(recipe, shown)
         check_task(recipe, preparation)
         if preparation.fingerprint is not None:
             folder.write_fingerprint(preparation.fingerprint.to_json())
@@ -69,7 +76,7 @@ def start_task(recipe: Recipe, origins: Mapping[str, str], source: str | None = 
     with folder.kept_on_success():
         if group.world > 1:
             with group.together():
-                _measure(recipe, group.share)
+                _measure(recipe, group.share, shown)
         preparation = group.first(decide)
     return Task(recipe, origins, folder, preparation, device, group)
 
@@ -89,13 +96,13 @@ def reopen_task(path: Path, group: Group = ALONE, changes: Mapping[str, Any] | N
     return Task(recipe, origins, folder, preparation, device, group)
 
 
-def _measure(recipe: Recipe, share: Share) -> None:
+def _measure(recipe: Recipe, share: Share, shown: bool) -> None:
     """Measure this process's share of the training cases, so that the first one finds them measured for its plan."""
     dataset = open_dataset(recipe.data)
     own = share.of(make_split(dataset, recipe.data.split).train)
     # what is wrong with a case is said of all cases together, by the first process
     with suppress(DataError):
-        measure(dataset, own, progress=case_bar("measure", share.rank == 0))
+        measure(dataset, own, progress=case_bar("measure", shown and share.rank == 0))
 
 
 def _device(recipe: Recipe, group: Group) -> torch.device:

@@ -75,15 +75,15 @@ def train(
     shown = progress and group.leads
     if recipe is None and holds_study(Path(str(resume))):
         _require_alone(group)
-        return _study(reopen_study(Path(str(resume)), changes or {}), shown, group)
+        return _study(reopen_study(Path(str(resume)), changes or {}, shown=shown), shown, group)
     if recipe is not None and is_study(recipe):
         _require_alone(group)
-        made = start_study(recipe, origins or {}, source)
+        made = start_study(recipe, origins or {}, source, shown=shown)
         if isinstance(made, Study):
             return _study(made, shown, group)
         recipe = made  # of all configurations only one suits
     if recipe is not None:
-        task = start_task(recipe, origins or {}, source, group)
+        task = start_task(recipe, origins or {}, source, group, shown=shown)
     else:
         task = reopen_task(Path(str(resume)), group, changes)
     earlier = _train(task, shown)

@@ -62,7 +62,9 @@ class Decided:
     notes: tuple[str, ...]
 
 
-def start_study(recipe: Recipe, origins: Mapping[str, str], source: str | None = None) -> Study | Recipe:
+def start_study(
+    recipe: Recipe, origins: Mapping[str, str], source: str | None = None, *, shown: bool = True
+) -> Study | Recipe:
     """Make the folder, decide everything and write it; if that fails, nothing is left on the disk.
 
     Where all that suits turns out to be a single run, nothing is kept either, and the recipe of that run comes back.
@@ -74,7 +76,7 @@ def start_study(recipe: Recipe, origins: Mapping[str, str], source: str | None =
         # before anything is measured: from here on a killed study can be gone on with
         made.write_recipe(recipe, origins)
         StudyFolder(made.path).write()
-        decided = decide_study(recipe)
+        decided = decide_study(recipe, shown)
         if len(decided.nodes) == 1:
             made.discard()
             plan = recipe.plan.model_copy(update={"configuration": decided.nodes[0].configuration})
@@ -82,7 +84,7 @@ def start_study(recipe: Recipe, origins: Mapping[str, str], source: str | None =
         return _written(Study(recipe, origins, StudyFolder(made.path), decided.dataset), decided)
 
 
-def reopen_study(path: Path, changes: Mapping[str, Any]) -> Study:
+def reopen_study(path: Path, changes: Mapping[str, Any], *, shown: bool = True) -> Study:
     """Take recipe and runs from a study's folder, and decide them if it was killed before that.
 
     `changes` holds new values of keys in FREE and of train.jobs. Raises CheckpointError if the folder is no study or
@@ -92,7 +94,7 @@ def reopen_study(path: Path, changes: Mapping[str, Any]) -> Study:
     recipe, folder = resumed(recipe, changes, (*FREE, "train.jobs")), read_study(path)
     if folder.nodes:
         return Study(recipe, origins, folder, open_dataset(recipe.data))
-    decided = decide_study(recipe)
+    decided = decide_study(recipe, shown)
     return _written(Study(recipe, origins, folder, decided.dataset), decided)
 
 
