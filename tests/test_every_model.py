@@ -115,6 +115,17 @@ def test_parameter_count_is_the_published_one(case):
     assert parity.count(model) == case.info.params[dims]
 
 
+def test_costs_are_those_stated(case):
+    """`python tools/parity.py --cost NAME` prints what ModelInfo shall say."""
+    dims = len(case.size)
+    if not {dims} & {*case.info.gflops, *case.info.activation_mb}:
+        pytest.skip("no cost is stated")
+    found = parity.cost(case.name, dims)
+    for key in ("gflops", "activation_mb"):
+        if dims in getattr(case.info, key):
+            assert getattr(case.info, key)[dims] == pytest.approx(found[key], rel=0.01), key
+
+
 def test_deep_supervision(case):
     if not case.info.deep_supervision:
         with pytest.raises(ModelError, match="deep_supervision"):

@@ -34,6 +34,11 @@ def test_metadata_is_whole(name: str) -> None:
     assert 2014 < info.year < 2030
     assert set(info.dims) <= {2, 3}
     assert set(info.params) == set(info.params_at)
+    assert set(info.gflops) | set(info.activation_mb) <= set(info.params_at), "known at the size of params_at"
+    assert info.new
+    assert len(info.new) < 250
+    assert "\n" not in info.new
+    assert not info.new.endswith("."), "one sentence, without its full stop"
     assert all(info.source), "repository, commit and licence of the reference"
 
 
@@ -41,7 +46,19 @@ def test_filters() -> None:
     assert "unet" in list_models(family="cnn", dims=3)
     assert "transunet" not in list_models(dims=3)
     assert list_models("swin*") == ["swin_unet", "swin_unetr"]
-    assert all(min(catalog()[n].params.values()) <= 30_000_000 for n in list_models(max_params=30_000_000))
+    small = list_models(params=(None, 30e6))
+    assert small
+    assert all(min(catalog()[n].params.values()) <= 30e6 for n in small)
+    assert "swin_unetr" in small
+    assert "swin_unetr" not in list_models(params=(None, 30e6), dims=3), "62 M parameters in 3D"
+    assert {"unet", "unetpp"} & set(list_models(year=(2015, 2018))) == {"unet", "unetpp"}
+    assert "unet" not in list_models(year=(2016, None))
+    assert set(list_models(gflops=(None, 100))) & set(list_models(gflops=(100.1, None))) <= {
+        n for n, i in catalog().items() if len(i.gflops) > 1
+    }
+    assert "unet" in list_models(licence="gpl*")
+    with pytest.raises(ModelError, match="nothing lies between 9 and 1; write the smaller bound first"):
+        list_models(gflops=(9, 1))
     with pytest.raises(ModelError, match="did you mean 'transformer'"):
         list_models(family="transformers")
 

@@ -5,6 +5,7 @@
     python tools/parity.py --list                 the stored expectations
     python tools/parity.py --check [NAME] [--all] compare with them; --all runs the heavy ones too
     python tools/parity.py --golden [NAME]        rewrite tests/golden.json, or the lines of one model
+    python tools/parity.py --cost [NAME]          what ModelInfo shall say of gflops and activation_mb, to be pasted
 
 Every weight is overwritten by normal random numbers seeded by the tensor's shape and role alone, one fixed input
 runs through, and the output's mean, standard deviation, largest value and three samples are printed as JSON. The
@@ -15,6 +16,11 @@ An expectation holds `id`; `create`, the arguments of create_model; `input` and 
 multiply-adds) at `gflops_input`, or `input` if that is absent; `source`. Optional: `index` of the output in a
 tuple, `then` ("sigmoid" or "softmax") where the reference ends in one, `more` (a list with `index` and numbers of
 further outputs), `heavy` (numbers are compared by this tool alone, not by the tests), `note`.
+
+Costs are those of one image of the size in `params_at`, on tensors without content: `gflops` of a forward pass in
+evaluation as torch counts them (twice the multiply-adds of convolutions and matrix products), `activation_mb` of what
+a forward pass in training keeps for the backward pass in fp32, parameters left out. Put the printed line below
+`params_at`; tests/test_every_model.py compares it. A network that asks for values on its way (none should) prints why.
 """
 
 from __future__ import annotations
@@ -122,6 +128,49 @@ def gflops(model: nn.Module, size: Sequence[int]) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.zeros(tuple(size), dtype=parameter.dtype, device=parameter.device))
     return counter.get_total_flops() / 1e9
+
+
+def activation_mb(model: nn.Module, size: Sequence[int]) -> float:
+    """Return the MB (of 1e6 bytes) that a forward pass in training keeps for its backward pass, but parameters."""
+    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        # by storage: several layers keep one map, and views share one
+        if tensor.untyped_storage()._cdata not in own:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    parameter = next(model.parameters())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train()(torch.zeros(tuple(size), dtype=parameter.dtype, device=parameter.device))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 1e6
+
+
+def cost(name: str, dims: int) -> dict[str, float]:
+    """Return parameters, gflops and activation_mb of a model at its `params_at`; no memory is touched."""
+    channels, classes, size = catalog()[name].params_at[dims]
+    with torch.device("meta"):
+        model = create_model(name, in_channels=channels, num_classes=classes, patch_size=size)
+        shape = (1, channels, *size)
+        return {"params": count(model), "gflops": gflops(model, shape), "activation_mb": activation_mb(model, shape)}
+
+
+def cost_lines(only: str | None) -> Iterator[str]:
+    """Yield for each model its costs as literals of ModelInfo, and whether they stand there already."""
+    for name, info in catalog().items():
+        if only not in (None, name) or not info.params_at:
+            continue
+        try:
+            found = {dims: cost(name, dims) for dims in sorted(info.params_at)}
+        except (RuntimeError, NotImplementedError, ValueError) as error:
+            yield f"{name:<20} cannot be counted without content: {str(error).splitlines()[0]}"
+            continue
+        fields = {key: {d: float(f"{of[key]:.4g}") for d, of in found.items()} for key in ("gflops", "activation_mb")}
+        known = all(getattr(info, key) == fields[key] for key in fields)
+        literals = ", ".join(f"{key}={value}" for key, value in fields.items())
+        counted = ", ".join(f"{of['params']} parameters in {d}D" for d, of in found.items())
+        yield f"{name:<20} {'as stated' if known else f'{literals},'}  # {counted}"
 
 
 def expectations(name: str | None = None) -> Iterator[dict[str, Any]]:
@@ -234,6 +283,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare with the stored expectations")
     parser.add_argument("--all", action="store_true", help="with --check: the heavy ones too")
     parser.add_argument("--golden", action="store_true", help="rewrite tests/golden.json, for one model if named")
+    parser.add_argument("--cost", action="store_true", help="print gflops and activation_mb, for one model if named")
     args = parser.parse_args()
     if args.list:
         for want in expectations(args.name):
@@ -244,8 +294,12 @@ def main() -> int:
     if args.golden:
         GOLDEN.write_text(golden(args.name), encoding="utf-8")
         return 0
+    if args.cost:
+        for line in cost_lines(args.name):
+            print(line, flush=True)
+        return 0
     if not args.name:
-        parser.error("name a model, or give --list, --check or --golden")
+        parser.error("name a model, or give --list, --check, --golden or --cost")
     print(json.dumps(describe(args), indent=1))
     return 0
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 Choice = TypeVar("Choice")
 
+Span = tuple[float | None, float | None]
+"""Smallest and largest value that pass, both included; None where there is no bound."""
+
 FAMILIES = ("cnn", "transformer", "ssm", "xlstm", "rwkv", "hybrid")
+# Of a model, before the colon in the first line of its file.
+_LONGEST_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,10 @@ class ModelInfo:
     step of one that counts them, and as it is for one that names a network; "product" of strides, per axis.
     `fixed`: the input must have the patch size the model was built for;
     `square`: all sides equal; `params` holds the published parameter count per dims, at `params_at`
-    (in_channels, num_classes, patch_size) per dims; `needs` are optional packages; `options` maps
+    (in_channels, num_classes, patch_size) per dims; `gflops` and `activation_mb` are what one image of that size
+    takes: billions of operations forward, and MB of fp32 maps that training keeps for the backward pass (`python
+    tools/parity.py --cost NAME` prints both); `new` is one sentence on what the paper adds, by default the first
+    sentence of the model's file; `needs` are optional packages; `options` maps
     each option of the builder to its default, filled in from its signature. `presets`: the planners of nnU-Net that
     were made for this network, its own default first.
     """
@@ -59,6 +69,9 @@ class ModelInfo:
     source: tuple[str, str, str] = ("", "", "")
     params: dict[int, int] = field(default_factory=dict)
     params_at: dict[int, tuple[int, int, tuple[int, ...]]] = field(default_factory=dict)
+    gflops: dict[int, float] = field(default_factory=dict)
+    activation_mb: dict[int, float] = field(default_factory=dict)
+    new: str = ""
     needs: tuple[str, ...] = ()
     presets: tuple[str, ...] = ()
     notes: str = ""
@@ -127,7 +140,9 @@ def register(info: ModelInfo) -> Callable[[Builder], Builder]:
         known = _live.get(name) or _catalog().get(name)
         if known and known.module != module:
             raise ModelError(f"model '{name}' is registered by {known.module} already; choose another name")
-        _live[name] = replace(info, name=name, module=module, build=build, options=dict(build.__kwdefaults__ or {}))
+        new = info.new or _what_is_new(build.__globals__.get("__doc__"))
+        options = dict(build.__kwdefaults__ or {})
+        _live[name] = replace(info, name=name, module=module, build=build, options=options, new=new)
         return build
 
     return add
@@ -144,12 +159,31 @@ def _catalog() -> dict[str, ModelInfo]:
     found = {}
     # Reading the source takes milliseconds; importing it would bring in torch and MONAI.
     for path in sorted((Path(__file__).parent / "models").glob("[!_]*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        # a default may be a constant of its file
+        assigned = [n for n in tree.body if isinstance(n, ast.Assign)]
+        constants = {t.id: n.value for n in assigned for t in n.targets if isinstance(t, ast.Name)}
+        said, where = _what_is_new(ast.get_docstring(tree)), f"unetkit.models.{path.stem}"
+        for node in tree.body:
             if isinstance(node, ast.FunctionDef):
                 for info in filter(None, map(_literal_info, node.decorator_list)):
-                    where = f"unetkit.models.{path.stem}"
-                    found[node.name] = replace(info, name=node.name, module=where, options=_literal_options(node))
+                    known: dict[str, Any] = {
+                        "name": node.name,
+                        "module": where,
+                        "options": _literal_options(node, constants),
+                    }
+                    found[node.name] = replace(info, new=info.new or said, **known)
     return dict(sorted(found.items()))
+
+
+def _what_is_new(docstring: str | None) -> str:
+    """Return the first sentence of a model file without the name before it and the paper behind it."""
+    line = " ".join((docstring or "").strip().partition("\n\n")[0].split())
+    sentence = re.split(r"(?<=[a-z0-9)])\.(?=\s|$)", line)[0]
+    sentence = re.sub(r"\s*\([^()]*(?:arXiv|doi)[^()]*\)", "", sentence, flags=re.IGNORECASE)
+    # only a name stands before a colon so early
+    name, colon, rest = sentence.partition(": ")
+    return (rest if colon and len(name) < _LONGEST_NAME else sentence).removesuffix(".")
 
 
 def _literal_info(decorator: ast.expr) -> ModelInfo | None:
@@ -162,10 +196,11 @@ def _literal_info(decorator: ast.expr) -> ModelInfo | None:
     return ModelInfo(**{k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg})
 
 
-def _literal_options(node: ast.FunctionDef) -> dict[str, Any]:
+def _literal_options(node: ast.FunctionDef, constants: Mapping[str, ast.expr]) -> dict[str, Any]:
     def value(default: ast.expr | None) -> Any:
+        named = constants.get(default.id) if isinstance(default, ast.Name) else default
         try:
-            return ast.literal_eval(default) if default else None
+            return ast.literal_eval(named or default) if default else None
         except ValueError:
             # A default that is no literal is shown as it is written.
             return ast.unparse(default) if default else None
@@ -178,27 +213,47 @@ def list_models(
     *,
     family: str | None = None,
     dims: int | None = None,
-    year: int | None = None,
-    max_params: int | None = None,
+    year: int | Span | None = None,
+    params: Span | None = None,
+    gflops: Span | None = None,
+    licence: str | None = None,
 ) -> list[str]:
     """Return the sorted names of the models that match all that is given.
 
     `pattern` is a shell pattern on the name, `family` one of FAMILIES, `dims` 2 or 3, `year` that of the paper,
-    `max_params` an upper bound on the published parameter count. Raises ModelError for an unknown family.
+    `params` and `gflops` bounds on the published parameter count and on the operations at the size of that count, in
+    the dims asked for if any, else in 2D or 3D; models of which they are unknown do not match. `licence` is that of the
+    reference, a shell pattern too. Raises ModelError for an unknown family or an empty range.
     """
-    from fnmatch import fnmatchcase
-
     if family is not None and family not in FAMILIES:
         raise ModelError(f"family '{family}'{nearest(family, FAMILIES)}: choose one of {', '.join(FAMILIES)}")
+    years = (year, year) if isinstance(year, int) else year
+    for name, span in (("year", years), ("params", params), ("gflops", gflops)):
+        if span is not None and None not in span and span[0] > span[1]:  # type: ignore[operator]
+            raise ModelError(f"{name}: nothing lies between {span[0]:g} and {span[1]:g}; write the smaller bound first")
     return sorted(
         name
         for name, info in catalog().items()
         if fnmatchcase(name, pattern)
-        and (family is None or info.family == family)
+        and family in (None, info.family)
         and (dims is None or dims in info.dims)
-        and (year is None or info.year == year)
-        and (max_params is None or any(n <= max_params for n in info.params.values()))
+        and _within(years, [info.year])
+        and _within(params, _in_dims(info.params, dims))
+        and _within(gflops, _in_dims(info.gflops, dims))
+        and (licence is None or fnmatchcase(info.source[2].lower(), licence.lower()))
     )
+
+
+def _in_dims(values: Mapping[int, float], dims: int | None) -> list[float]:
+    return [value for d, value in values.items() if dims in (None, d)]
+
+
+def _within(span: Span | None, values: Sequence[float]) -> bool:
+    """Whether any of the values lies in the span."""
+    if span is None:
+        return True
+    low, high = span
+    return any((low is None or v >= low) and (high is None or v <= high) for v in values)
 
 
 def model_info(name: str) -> ModelInfo:

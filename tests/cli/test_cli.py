@@ -38,6 +38,9 @@ def test_help_of_a_verb_names_its_words(capsys: pytest.CaptureFixture[str], verb
         (("show", "run=nowhere"), "this is no run folder of unetkit"),
         (("list", "modles"), "choose models, recipes or datasets (did you mean 'models'?)"),
         (("list", "models", "dims=4"), "dims=4: expected one of 2, 3"),
+        (("list", "models", "params=30M"), "params: 30M is no range; write LOW..HIGH, ..HIGH or LOW.."),
+        (("list", "models", "year=soon"), "year: soon is no range"),
+        (("list", "models", "gflops=50..5"), "gflops: nothing lies between 50 and 5"),
         (("train", "train.epoch=3"), "unknown key 'train.epoch' (did you mean 'train.epochs'?)"),
         (("train", "--train.epochs=3"), "write train.epochs=3"),
         (("predict", "run=x"), "output is missing"),
@@ -94,8 +97,48 @@ def test_filters_of_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "inside", "outside"),
+    [
+        (["year=2015"], "unet", "unetpp"),
+        (["year=2016.."], "unetpp", "unet"),
+        (["year=..2017"], "unet", "unetpp"),
+        (["params=..10M"], "unetpp", "unet"),
+        (["params=3.1e7..32M", "dims=2"], "unet", "unetpp"),
+        (["gflops=..10"], "unetpp", "unet"),
+        (["licence=GPL*"], "unet", "unetpp"),
+        (["licence=apache-2.0"], "plain_unet", "unet"),
+    ],
+)
+def test_ranges_of_list(capsys: pytest.CaptureFixture[str], words: list[str], inside: str, outside: str) -> None:
+    _, out, _ = run(capsys, "list", *words, "--json")
+    names = [m["name"] for m in json.loads(out)["models"]]
+    assert inside in names
+    assert outside not in names
+
+
+def test_card_of_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    _, text, _ = run(capsys, "show", "model=unet")
+    assert "https://arxiv.org/abs/1505.04597" in text
+    assert "31,037,698 parameters, 96.34 GFLOPs, 343.2 MB of maps kept in training at 3 x 256 x 256" in text
+    assert "sides must be at least 16" in text
+    assert "skips: at every level" in text
+    assert "variant=milesial" in text
+    _, out, _ = run(capsys, "show", "model=swin_unetr", "--json")
+    card = json.loads(out)
+    assert (card["gflops"]["3D"], card["params"]["2D"]) == (637.0, 25138568)
+    assert card["paper"] == "https://arxiv.org/abs/2201.01266"
+
+
+@pytest.mark.parametrize(
     "words",
-    ["--help", "list models", "list recipes", "show recipe=synapse_swin", "show model=unet", "train train.epoch=3"],
+    [
+        "--help",
+        "list models params=..30M",
+        "list recipes",
+        "show recipe=synapse_swin",
+        "show model=unet",
+        "train train.epoch=3",
+    ],
 )
 def test_quick_answers_leave_torch_alone(words: str) -> None:
     code = (

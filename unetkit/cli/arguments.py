@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from unetkit.errors import RecipeError
 from unetkit.recipe import DataSection, EvaluateSection, InferSection, explain_faults
@@ -16,6 +17,32 @@ from unetkit.recipe.words import nest, parse_words
 
 Words = TypeVar("Words", bound=Section)
 
+_BOUND = re.compile(r"(\d+(?:\.\d+)?(?:[eE]\+?\d+)?)([kMG]?)")
+_FACTOR = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
+
+
+def _span(value: Any) -> tuple[float | None, float | None]:
+    """Read `LOW..HIGH`, either of which may be left out: both are included."""
+    low, dots, high = str(value).partition("..")
+    found = [_BOUND.fullmatch(bound) for bound in (low, high)]
+    if (
+        not dots
+        or not (low or high)
+        or any(bound and not match for bound, match in zip((low, high), found, strict=True))
+    ):
+        raise ValueError(f"{value} is no range; write LOW..HIGH, ..HIGH or LOW.. with numbers such as 50, 1.5 or 30M")
+    first, last = (float(m[1]) * _FACTOR[m[2]] if m else None for m in found)
+    return first, last
+
+
+def _years(value: Any) -> tuple[float | None, float | None]:
+    """Read one year or a range of them."""
+    return _span(f"{value}..{value}" if str(value).isdigit() else value)
+
+
+Range = Annotated[tuple[float | None, float | None], BeforeValidator(_span)]
+Years = Annotated[tuple[float | None, float | None], BeforeValidator(_years)]
+
 
 class ListWords(Section):
     """Filters of `unetkit list models`."""
@@ -23,9 +50,10 @@ class ListWords(Section):
     name: str = Field("*", description="shell pattern on the name")
     family: str | None = Field(None, description="cnn, transformer, ...")
     dims: Literal[2, 3] | None = Field(None, description="those that exist for images of so many axes")
-    year: int | None = Field(None, description="of the paper")
-    max_params: int | None = Field(None, ge=1, description="upper bound on the published parameter count")
-    licence: str | None = Field(None, description="licence of the reference, for example MIT")
+    year: Years | None = Field(None, description="of the paper: 2020, 2018..2021, 2020.. or ..2018")
+    params: Range | None = Field(None, description="published parameter count: ..30M, 1M.. or 1M..30M")
+    gflops: Range | None = Field(None, description="billions of operations at the size of that count: ..50")
+    licence: str | None = Field(None, description="of the reference, a shell pattern too: MIT, 'GPL*'")
 
 
 class PlanWords(Section):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from unetkit.errors import CheckpointError, RecipeError, nearest
@@ -17,21 +19,22 @@ def models(words: list[str]) -> list[Row]:
     from unetkit.cli.arguments import ListWords, read_words
 
     args = read_words(words, ListWords)
-    names = list_models(args.name, family=args.family, dims=args.dims, year=args.year, max_params=args.max_params)
-    rows = [_model_row(catalog()[name]) for name in names]
-    return [r for r in rows if args.licence is None or r["licence"].lower() == args.licence.lower()]
+    filters = args.model_dump(exclude={"name"})
+    return [_model_row(catalog()[name]) for name in list_models(args.name, **filters)]
 
 
 def _model_row(info: ModelInfo) -> Row:
     # 2D before 3D; some models have sizes that the plan decides, and so no published count.
     params = " / ".join(f"{info.params[d] / 1e6:.2f}M" for d in sorted(info.params))
+    gflops = " / ".join(f"{info.gflops[d]:.4g}" for d in sorted(info.gflops))
     return {
         "name": info.name,
         "title": info.title,
         "family": info.family,
         "year": info.year,
-        "dims": "+".join(f"{d}D" for d in info.dims),
+        "dims": _dims(info),
         "params": params or "by plan",
+        "gflops": gflops or "-",
         "paper": info.paper,
         "licence": info.source[2],
     }
@@ -76,14 +79,14 @@ def _cell(value: Any) -> str:
 def model_card(name: str) -> tuple[Row, str]:
     """Return what is known of a model, as a document and as text."""
     info = model_info(name)
-    legal = size_rule(info, max(info.dims)).replace("sides must be at least 1", "any sides")
+    legal = size_rule(info, max(info.dims))
+    legal = "any sides" if legal == "sides must be at least 1" else legal
     changing = [*info.multiple_by, *info.min_size_by]
     legal += f"; {', '.join(changing)} change that" if changing else ""
     legal += "; input of the size it was built for" if info.fixed else ""
     repository, commit, licence = info.source
-    card = _model_row(info) | {
-        "params": {f"{d}D": n for d, n in info.params.items()},
-        "params_at": {f"{d}D": dict(zip(_AT, at, strict=True)) for d, at in info.params_at.items()},
+    about = {"name": name, "title": info.title, "new": info.new, "family": info.family, "year": info.year}
+    built = {
         "input": legal,
         "deep_supervision": info.deep_supervision,
         "reference": f"{repository}@{commit} ({licence})" if repository else "none",
@@ -91,10 +94,55 @@ def model_card(name: str) -> tuple[Row, str]:
         "options": info.options,
         "notes": info.notes,
     }
-    return card, "\n".join(f"{key:<17}{_inline(value)}" for key, value in card.items())
+    paper = {"paper": paper_link(info.paper)}
+    counted = {
+        "params": {f"{d}D": n for d, n in info.params.items()},
+        "params_at": {f"{d}D": dict(zip(_AT, at, strict=True)) for d, at in info.params_at.items()},
+        "gflops": {f"{d}D": n for d, n in info.gflops.items()},
+        "activation_mb": {f"{d}D": n for d, n in info.activation_mb.items()},
+    }
+    dims = {"dims": _dims(info)}
+    told = about | paper | dims | {f"cost in {d}D": _cost(info, d) for d in info.dims} | built
+    return about | paper | dims | counted | built | {"licence": licence}, _as_card(told)
 
 
 _AT = ("in_channels", "num_classes", "patch_size")
+_PAPER = ((r"\d{4}\.\d{4,5}", "https://arxiv.org/abs/"), (r"10\.\d{4,}/\S+", "https://doi.org/"))
+
+
+def paper_link(paper: str) -> str:
+    """Return the address of a paper named by its number at arXiv or its DOI; anything else as it is."""
+    return next((address + paper for kind, address in _PAPER if re.fullmatch(kind, paper)), paper)
+
+
+def _dims(info: ModelInfo) -> str:
+    return "+".join(f"{d}D" for d in info.dims)
+
+
+def _cost(info: ModelInfo, dims: int) -> str:
+    """Say in one line what a model takes in these dims, and at which size that holds."""
+    if dims not in info.params:
+        return "as the options and the patch decide; no published count"
+    channels, classes, size = info.params_at[dims]
+    parts = [f"{info.params[dims]:,} parameters"]
+    parts += [f"{info.gflops[dims]:,g} GFLOPs"] if dims in info.gflops else []
+    parts += [f"{info.activation_mb[dims]:,g} MB of maps kept in training"] if dims in info.activation_mb else []
+    return f"{', '.join(parts)} at {channels} x {' x '.join(map(str, size))} to {classes} classes, fp32"
+
+
+def _as_card(card: Row) -> str:
+    """Lay a card out: a key and its value a line, long sentences broken."""
+    lines = []
+    for key, value in card.items():
+        text = _inline(value)
+        # lists of options stay whole, to be searched and cut
+        broken = wrap(text, _LINE) if key in ("new", "notes") else [text]
+        lines += [f"{key if i == 0 else '':<17}{part}" for i, part in enumerate(broken or ["-"])]
+    return "\n".join(lines)
+
+
+_LINE = 103
+"""Of a card's text, which with its key is 120 wide."""
 
 
 def _inline(value: Any) -> str:
@@ -112,7 +160,7 @@ def dataset_card(name: str) -> tuple[Row, str]:
     if name not in DATASETS:
         raise RecipeError(f"dataset={name}: no such data set{nearest(name, DATASETS)}; there are {', '.join(DATASETS)}")
     card = asdict(DATASETS[name])
-    return card, "\n".join(f"{key:<17}{_inline(value)}" for key, value in card.items())
+    return card, _as_card(card)
 
 
 def run_card(folder: str) -> tuple[Row, str]:

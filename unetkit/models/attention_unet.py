@@ -146,6 +146,8 @@ VARIANTS = {
         source=("github:ozan-oktay/Attention-Gated-Networks", "eee4881", "MIT"),
         params={2: 34878573, 3: 6214151},
         params_at={2: (3, 1, (256, 256)), 3: (1, 4, (64, 64, 64))},
+        gflops={2: 132.8, 3: 36.59},
+        activation_mb={2: 516.9, 3: 300.1},
         notes="2D by default LeeJunHyun's network (gates at full resolution), 3D the authors' own (grid attention), for"
         " which the paper prints 6.40 M parameters; variants leejunhyun, oktay, oktay_multi, monai, each in both dims",
     )

@@ -88,7 +88,10 @@ def _with_stem(residual: Stage) -> Stage:
         source=("github:MIC-DKFZ/dynamic-network-architectures", "d35f85c", "Apache-2.0"),
         params={2: 46324558, 3: 31195594},
         params_at={2: (1, 2, (512, 512)), 3: (1, 2, (128, 128, 128))},
+        gflops={2: 119.2, 3: 954.5},
+        activation_mb={2: 658.0, 3: 3580.0},
         presets=("plain",),
+        new="a plain U-Net with instance norm and strided convolutions whose depth, strides and widths follow from the data",
         notes="sides must be multiples of the product of strides, which follow from the patch or the plan; "
         "without deep supervision the lower heads are built but unused",
     )
@@ -126,7 +129,10 @@ def plain_unet(
         source=("github:MIC-DKFZ/dynamic-network-architectures", "d35f85c", "Apache-2.0"),
         params={2: 140017038, 3: 102349770},
         params_at={2: (1, 2, (512, 512)), 3: (1, 2, (128, 128, 128))},
+        gflops={2: 260.2, 3: 1435.0},
+        activation_mb={2: 1016.0, 3: 4373.0},
         presets=("M", "L", "XL"),
+        new="a residual encoder, deep at its coarse levels, beside a decoder of one convolution a level",
         notes="M, L and XL are memory budgets of the planner, not networks; sides as plain_unet; "
         "without deep supervision the lower heads are built but unused",
     )

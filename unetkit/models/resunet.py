@@ -108,6 +108,9 @@ VARIANTS = {
         source=("github:rishikksh20/ResUnet", "9998512", "none stated"),
         params={2: 8223809},
         params_at={2: (3, 1, (224, 224))},
+        gflops={2: 69.25},
+        activation_mb={2: 333.0},
+        new="residual units with normalisation before the convolution in place of the two convolutions of each level",
         notes="as in the paper, with 1 wide projections and norm on the shortcuts (the 7.8 M it prints leave the "
         "shortcuts out); variants reference (public 2D code), wolny (pytorch-3dunet), monai; the last two need "
         "sides that are multiples of 16",

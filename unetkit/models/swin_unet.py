@@ -29,6 +29,8 @@ from unetkit.types import TaskShape
         source=("github:HuCaoFighting/Swin-Unet", "f48f623", "none stated"),
         params={2: 27168900},
         params_at={2: (3, 9, (224, 224))},
+        gflops={2: 12.22},
+        activation_mb={2: 209.0},
         notes=(
             "One channel is repeated to three, as in the reference. Decoder depths are those of the encoder. Windows "
             "shrink to the lowest sides of the built patch size, so parameters vary with it below 224. Equal to the "

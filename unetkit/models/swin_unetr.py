@@ -40,6 +40,8 @@ class _NumbersInMemory(TorchFunctionMode):
         source=("github:Project-MONAI/MONAI", "monai 1.6.1", "Apache-2.0"),
         params={2: 25138568, 3: 62187296},
         params_at={2: (1, 14, (96, 96)), 3: (1, 14, (96, 96, 96))},
+        gflops={2: 5.022, 3: 637.0},
+        activation_mb={2: 67.34, 3: 4839.0},
         needs=("monai",),
         notes=(
             "MONAI's network; use_v2 adds a residual block before each stage (SwinUNETR-V2), 72762656 parameters in "

@@ -164,6 +164,8 @@ class TransUNet(nn.Module):
         source=("github:Beckschen/TransUNet", "02ef001", "Apache-2.0"),
         params={2: 105277081},
         params_at={2: (3, 9, (224, 224))},
+        gflops={2: 58.45},
+        activation_mb={2: 426.1},
         notes=(
             "One channel is repeated to three, as in the reference. Position embeddings are learned for the built "
             "patch size, so parameters vary with it. The reference takes squares alone, other shapes are our extension."

@@ -73,6 +73,9 @@ def _on_encoder(task: TaskShape, encoder: TimmEncoder, deep_supervision: bool) -
         source=("github:milesial/Pytorch-UNet", "21d7850", "GPL-3.0"),
         params={2: 31037698},
         params_at={2: (3, 2, (256, 256))},
+        gflops={2: 96.34},
+        activation_mb={2: 343.2},
+        new="skips: at every level the maps of the way down, which know where, join those of the way up",
         notes="variants milesial (the default), bilinear, u_bench, original (unpadded, mirrored border), monai; "
         "with a timm encoder the decoder is that of segmentation_models.pytorch (2D, sides multiples of 32)",
     )

@@ -175,6 +175,8 @@ def _own(task: TaskShape, chosen: Variant, widths: Sequence[int], dropout: float
         source=("github:MrGiovanni/UNetPlusPlus", "2659ddc", "ASU, non-commercial"),
         params={2: 9041601},
         params_at={2: (1, 1, (96, 96))},
+        gflops={2: 8.367},
+        activation_mb={2: 78.82},
         notes="variants paper (the default, no norm), zju, nnunet, monai; with a timm encoder (timm's features_only, "
         "known as tu- elsewhere) the decoder is that of segmentation_models.pytorch (2D, sides multiples of 32); "
         "without deep supervision only the heads that the reference has are built, weights load either way",

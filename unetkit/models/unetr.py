@@ -22,6 +22,8 @@ PROJECTIONS = ("perceptron", "conv")
         source=("github:Project-MONAI/MONAI", "monai 1.6.1", "Apache-2.0"),
         params={3: 92802478},
         params_at={3: (1, 14, (96, 96, 96))},
+        gflops={3: 146.4},
+        activation_mb={3: 1072.0},
         needs=("monai",),
         notes=(
             "MONAI's network. The norm_cross_attn of each transformer block is unused: 18432 parameters in all that "
