@@ -217,4 +217,6 @@ def _curves(data: StudyData) -> Figure | None:
 
 def _draw(axis: Axes, run: RunRow, key: str, style: Mapping[str, Any]) -> None:
     points = [(record["epoch"], record[key]) for record in run.history if record.get(key) is not None]
-    axis.plot([x for x, _ in points], [y for _, y in points], label=run.folder, **style)
+    # without a mark a run that was validated once would leave nothing to see
+    marks = {"marker": "o" if len(points) < 30 else "", "markersize": 3}
+    axis.plot([x for x, _ in points], [y for _, y in points], label=run.folder, **style, **marks)
