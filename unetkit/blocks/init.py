@@ -59,9 +59,18 @@ def linear_init(model: nn.Module) -> None:
 def fan_out_init(model: nn.Module) -> None:
     """Draw convolution weights from a normal distribution of sqrt(2 / fan-out), biases 0, as EfficientNet does."""
     for module in model.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
             # fan-out of one group: prod(kernel) * outputs / groups
             fan_out = prod(module.kernel_size) * module.out_channels // module.groups
             module.weight.normal_(0.0, (2 / fan_out) ** 0.5)
             if module.bias is not None:
                 module.bias.zero_()
+
+
+def glorot_init(model: nn.Module) -> None:
+    """Draw weights of convolutions and linear layers from Glorot's uniform distribution, biases 0, as Keras does."""
+    for module in model.modules():
+        if isinstance(module, (*CONVS, nn.Linear)):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

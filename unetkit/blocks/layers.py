@@ -61,7 +61,7 @@ class Layers:
     `act`: a name of torch in lower case, or "none". `dropout` is the probability that an element is dropped after
     an activation. `bias`: convolutions that a norm follows have one too. `up`: how decoders enlarge maps, one of
     UPS or a function (layers, in_channels, channels, stride) -> module. `padded`: convolutions keep the size;
-    otherwise they lose the border.
+    otherwise they lose the border. `border`: what they are padded with, "zeros" or "circular" for periodic fields.
     """
 
     def __init__(
@@ -74,22 +74,26 @@ class Layers:
         bias: bool = True,
         up: str | Callable[..., nn.Module] = "transposed",
         padded: bool = True,
+        border: str = "zeros",
     ) -> None:
         self.dims = dims
         self.bias = bias
         self.padded = padded
+        self.border = border
         self._norm, self._act, self._dropout, self._up = norm, act, dropout, up
 
     def but(self, **changes: Any) -> "Layers":
         """Return a copy in which the given constructor arguments differ."""
         own = {"norm": self._norm, "act": self._act, "dropout": self._dropout, "up": self._up}
-        return Layers(self.dims, **{**own, "bias": self.bias, "padded": self.padded, **changes})
+        fixed = {"bias": self.bias, "padded": self.padded, "border": self.border}
+        return Layers(self.dims, **{**own, **fixed, **changes})
 
     def conv(self, in_channels: int, channels: int, kernel: Size = 3, *, stride: Size = 1, **options: Any) -> nn.Module:
         """Return a convolution; unless `padding` is given, it is padded to keep the size at stride 1."""
         # even kernels (patches) are given their own padding: no symmetric one keeps the size
         if "padding" not in options and self.padded:
             options["padding"] = tuple((k - 1) // 2 for k in per_axis(kernel, self.dims))
+        options = {"padding_mode": self.border, **options}
         return _CONV[self.dims](
             in_channels, channels, per_axis(kernel, self.dims), stride=per_axis(stride, self.dims), **options
         )
@@ -122,9 +126,10 @@ class Layers:
         """Return the dropout layer; Identity if nothing is dropped."""
         return nn.Dropout(self._dropout) if self._dropout else nn.Identity()
 
-    def pool(self, stride: Size = 2, kind: str = "max") -> nn.Module:
-        """Return pooling ("max" or "average") over windows as large as their stride."""
-        return _POOL[kind][self.dims](per_axis(stride, self.dims))
+    def pool(self, stride: Size = 2, kind: str = "max", **options: Any) -> nn.Module:
+        """Return pooling ("max" or "average") over windows as large as their stride, or of another `kernel_size`."""
+        step = per_axis(stride, self.dims)
+        return _POOL[kind][self.dims](**{"kernel_size": step, "stride": step, **options})
 
     def up(self, in_channels: int, channels: int, stride: Size = 2) -> nn.Module:
         """Return what enlarges a map by `stride`, to `up_channels(in_channels, channels)` channels.
@@ -146,9 +151,9 @@ class Layers:
         """Return how many channels `up` gives: those wanted, or those it got if it has no weights."""
         return in_channels if self._up in ("nearest", "linear", "linear_aligned") else channels
 
-    def linear(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Return a map [B, C, *S] resampled linearly to `size`, samples at voxel centres."""
-        return F.interpolate(x, size=tuple(size), mode=_LINEAR[self.dims], align_corners=False)
+    def linear(self, x: Tensor, size: Sequence[int], *, aligned: bool = False) -> Tensor:
+        """Return a map [B, C, *S] resampled linearly to `size`, samples at voxel centres, or corners `aligned`."""
+        return F.interpolate(x, size=tuple(size), mode=_LINEAR[self.dims], align_corners=aligned)
 
 
 def per_axis(size: Size, dims: int) -> tuple[int, ...]:

@@ -1,0 +1,162 @@
+"""CMUNeXt: large depthwise kernels mix space, wide 1 x 1 layers channels, in blocks and skips (arXiv:2308.01239)."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from unetkit.blocks.conv import ConvNormAct
+from unetkit.blocks.layers import Layers, Resize, Size
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_divides, check_inputs
+from unetkit.errors import ModelError
+from unetkit.registry import ModelInfo, register
+from unetkit.types import TaskShape
+
+EXPANSION = 4
+
+
+def _conv_act_norm(layers: Layers, in_channels: int, channels: int, kernel: int = 1, groups: int = 1) -> nn.Module:
+    """Return convolution, activation and norm, in this order."""
+    conv = layers.conv(in_channels, channels, kernel, groups=groups)
+    return nn.Sequential(conv, layers.act(), layers.norm(channels))
+
+
+class MixBlock(nn.Module):
+    """A depthwise convolution beside a shortcut, then two 1 wide ones with `EXPANSION` times the channels between."""
+
+    def __init__(self, layers: Layers, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.space = _conv_act_norm(layers, channels, channels, kernel, groups=channels)
+        self.widen = _conv_act_norm(layers, channels, EXPANSION * channels)
+        self.narrow = _conv_act_norm(layers, EXPANSION * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.narrow(self.widen(self.space(x) + x))
+
+
+class MixStage(nn.Sequential):
+    """`depth` MixBlocks at the incoming width, then a convolution to `channels`; `stem`: one before them as well."""
+
+    def __init__(
+        self,
+        layers: Layers,
+        in_channels: int,
+        channels: int,
+        stride: Size = 1,
+        *,
+        depth: int,
+        kernel: int,
+        stem: bool = False,
+    ) -> None:
+        first = [ConvNormAct(layers, in_channels, channels, stride)] if stem else []
+        width = channels if stem else in_channels
+        blocks = [MixBlock(layers.but(act="gelu"), width, kernel) for _ in range(depth)]
+        super().__init__(*first, *blocks, ConvNormAct(layers, width, channels))
+
+
+class SkipFusion(nn.Sequential):
+    """Mix skip and enlarged map each in its own group, then both over wide 1 x 1 layers."""
+
+    def __init__(self, layers: Layers, in_channels: int, channels: int, stride: Size = 1) -> None:
+        gelu = layers.but(act="gelu")
+        super().__init__(
+            _conv_act_norm(gelu, in_channels, in_channels, kernel=3, groups=2),
+            _conv_act_norm(gelu, in_channels, EXPANSION * channels),
+            _conv_act_norm(gelu, EXPANSION * channels, channels),
+        )
+
+
+def _enlarge(layers: Layers, in_channels: int, channels: int, stride: Size) -> nn.Module:
+    return nn.Sequential(Resize(layers.dims, "linear", stride), ConvNormAct(layers, in_channels, channels))
+
+
+def _cmunext(task: TaskShape, widths: Sequence[int], depths: Sequence[int], kernels: Sequence[int]) -> nn.Module:
+    """Build the network; all three are listed per level, finest first."""
+    if not len(widths) == len(depths) == len(kernels):
+        raise ModelError(
+            f"{len(widths)} widths, {len(depths)} depths and {len(kernels)} kernels; give one of each per level"
+        )
+    if even := [k for k in kernels if k % 2 == 0]:
+        raise ModelError(f"kernels {list(kernels)}: {even[0]} is even and would move the map; give odd ones")
+    divides = partial(check_divides, (2 ** (len(widths) - 1),) * task.dims)
+    divides(task.patch_size)
+    layers = Layers(task.dims, up=_enlarge)
+    stages = [
+        partial(MixStage, depth=depth, kernel=kernel, stem=level == 0)
+        for level, (depth, kernel) in enumerate(zip(depths, kernels, strict=True))
+    ]
+    encoder = Encoder(layers, task.in_channels, widths, stages)
+    decoder = Decoder(layers, widths, encoder.strides, SkipFusion)
+    model = UNet(encoder, decoder, Heads(layers, widths[:-1], task.num_classes))
+    check_inputs(model, divides)
+    return model
+
+
+@register(
+    ModelInfo(
+        title="CMUNeXt",
+        family="cnn",
+        year=2023,
+        paper="2308.01239",
+        dims=(2, 3),
+        multiple=16,
+        multiple_by={"widths": 1},
+        source=("github:FengheTan9/CMUNeXt", "affbf03", "MIT"),
+        params={2: 3149185},
+        params_at={2: (3, 1, (256, 256))},
+        gflops={2: 14.46},
+        activation_mb={2: 411.4},
+        notes="3D by the same rules, of which nothing is published",
+    )
+)
+def cmunext(
+    task: TaskShape,
+    *,
+    widths: Sequence[int] = (16, 32, 128, 160, 256),
+    depths: Sequence[int] = (1, 1, 1, 3, 1),
+    kernels: Sequence[int] = (3, 3, 7, 7, 7),
+) -> nn.Module:
+    """Build CMUNeXt of `widths` channels, `depths` blocks and depthwise `kernels` per level; raises ModelError."""
+    return _cmunext(task, tuple(widths), tuple(depths), tuple(kernels))
+
+
+@register(
+    ModelInfo(
+        title="CMUNeXt-S",
+        family="cnn",
+        year=2023,
+        paper="2308.01239",
+        dims=(2, 3),
+        multiple=16,
+        source=("github:FengheTan9/CMUNeXt", "affbf03", "MIT"),
+        params={2: 417505},
+        params_at={2: (3, 1, (256, 256))},
+        gflops={2: 2.025},
+        activation_mb={2: 175.8},
+        new="CMUNeXt with fewer channels and blocks, and a wider kernel at the deepest level",
+    )
+)
+def cmunext_s(task: TaskShape) -> nn.Module:
+    """Build CMUNeXt-S: fewer channels, a block per level, a kernel of 9 at the deepest."""
+    return _cmunext(task, (8, 16, 32, 64, 128), (1, 1, 1, 1, 1), (3, 3, 7, 7, 9))
+
+
+@register(
+    ModelInfo(
+        title="CMUNeXt-L",
+        family="cnn",
+        year=2023,
+        paper="2308.01239",
+        dims=(2, 3),
+        multiple=16,
+        source=("github:FengheTan9/CMUNeXt", "affbf03", "MIT"),
+        params={2: 8286721},
+        params_at={2: (3, 1, (256, 256))},
+        gflops={2: 33.71},
+        activation_mb={2: 757.7},
+        new="CMUNeXt with more channels and blocks",
+    )
+)
+def cmunext_l(task: TaskShape) -> nn.Module:
+    """Build CMUNeXt-L: twice the channels of CMUNeXt and more blocks in the two deepest levels."""
+    return _cmunext(task, (32, 64, 128, 256, 512), (1, 1, 1, 6, 3), (3, 3, 7, 7, 7))

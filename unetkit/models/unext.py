@@ -1,0 +1,151 @@
+"""UNeXt: the deep levels of a small U-Net are MLPs over tokens, whose channels are shifted (arXiv:2203.04967)."""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unetkit.blocks.init import fan_out_init, linear_init
+from unetkit.blocks.layers import Layers
+from unetkit.blocks.pooled import EnlargeStage, PoolStage, SumDecoder
+from unetkit.blocks.unet import Encoder, Heads, UNet, check_divides, check_inputs
+from unetkit.errors import ModelError
+from unetkit.registry import ModelInfo, register
+from unetkit.types import TaskShape
+
+WIDTHS = (16, 32, 128, 160, 256)
+SMALL = (8, 16, 32, 64, 128)
+TOKEN_LEVELS = 2
+SHIFTS = (-2, -1, 0, 1, 2)
+
+
+def shift(x: Tensor, axis: int) -> Tensor:
+    """Move five groups of the channels of a map [B, *S, C] by -2 to 2 voxels along one axis; zeros come in."""
+    reach, size = max(SHIFTS), x.shape[axis]
+    # F.pad counts from the last axis
+    padded = F.pad(x, [0, 0] * (x.ndim - 1 - axis) + [reach, reach])
+    # chunk leaves the last group smaller where 5 does not divide, and the published weights know it so
+    groups = padded.chunk(len(SHIFTS), -1)
+    return torch.cat([g.narrow(axis, reach - step, size) for g, step in zip(groups, SHIFTS, strict=False)], -1)
+
+
+class ShiftedMlp(nn.Module):
+    """Residual block on a map [B, *S, C]: norm, then per axis a shift and a linear layer over the channels.
+
+    Between two of them stand a depthwise convolution, for the position, and GELU.
+    """
+
+    def __init__(self, layers: Layers, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.linears = nn.ModuleList(nn.Linear(channels, channels) for _ in range(layers.dims))
+        self.depthwise = nn.ModuleList(layers.conv(channels, channels, groups=channels) for _ in range(layers.dims - 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        for axis, linear in enumerate(self.linears):
+            if axis:
+                y = F.gelu(self.depthwise[axis - 1](y.movedim(-1, 1)).movedim(1, -1))
+            y = linear(shift(y, axis + 1))
+        return x + y
+
+
+class TokenMixing(nn.Module):
+    """A ShiftedMlp and a norm, on a map [B, C, *S]."""
+
+    def __init__(self, layers: Layers, channels: int) -> None:
+        super().__init__()
+        self.mlp = ShiftedMlp(layers, channels)
+        self.norm = nn.LayerNorm(channels)
+        linear_init(self)
+        fan_out_init(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.mlp(x.movedim(1, -1))).movedim(-1, 1)
+
+
+class TokenStage(nn.Module):
+    """Tokens from overlapping patches, 3 wide, then TokenMixing."""
+
+    def __init__(self, layers: Layers, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.proj = layers.conv(in_channels, channels, stride=stride)
+        self.norm = nn.LayerNorm(channels)
+        fan_out_init(self)
+        self.mixing = TokenMixing(layers, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mixing(self.norm(self.proj(x).movedim(1, -1)).movedim(-1, 1))
+
+
+def _conv_stage(layers: Layers, in_channels: int, channels: int, stride: int) -> nn.Module:
+    return PoolStage(layers, layers.conv(in_channels, channels), channels, stride)
+
+
+def _unext(task: TaskShape, widths: Sequence[int]) -> nn.Module:
+    """Build the network of any widths, finest first; the first map has half the resolution of the image."""
+    convs = len(widths) - TOKEN_LEVELS
+    if convs < 1:
+        raise ModelError(f"widths {list(widths)}: two token levels lie below at least one other; give 3 or more")
+    divides = partial(check_divides, (2 ** len(widths),) * task.dims)
+    divides(task.patch_size)
+    layers = Layers(task.dims, up="linear")
+    blocks = [_conv_stage] * convs + [TokenStage] * TOKEN_LEVELS
+    encoder = Encoder(layers, task.in_channels, widths, blocks, strides=[2] * len(widths), pool=False)
+    # the step to the image's resolution has neither norm nor skip
+    steps = [EnlargeStage(layers.but(norm="none"), layers.conv(widths[0], widths[0]), widths[0])]
+    steps += [EnlargeStage(layers, layers.conv(b, a), a) for a, b in pairwise(widths)]
+    after = [
+        TokenMixing(layers, width) if level >= convs - 1 else nn.Identity() for level, width in enumerate(widths[:-1])
+    ]
+    decoder = SumDecoder(steps, [nn.Identity(), *after])
+    model = UNet(encoder, decoder, Heads(layers, widths[:1], task.num_classes))
+    check_inputs(model, divides)
+    return model
+
+
+@register(
+    ModelInfo(
+        title="UNeXt",
+        family="cnn",
+        year=2022,
+        paper="2203.04967",
+        dims=(2, 3),
+        multiple=32,
+        multiple_by={"widths": 2},
+        source=("github:jeya-maria-jose/UNeXt-pytorch", "6ad0855", "MIT"),
+        params={2: 1471921},
+        params_at={2: (3, 1, (256, 256))},
+        gflops={2: 1.124},
+        activation_mb={2: 39.13},
+        notes="the reference takes 3 channels whatever it is told; in 3D each axis has its shift and linear layer",
+    )
+)
+def unext(task: TaskShape, *, widths: Sequence[int] = WIDTHS) -> nn.Module:
+    """Build UNeXt of `widths` channels per level, the last two of tokens; raises as the size needs, and ModelError."""
+    return _unext(task, tuple(widths))
+
+
+@register(
+    ModelInfo(
+        title="UNeXt-S",
+        family="cnn",
+        year=2022,
+        paper="2203.04967",
+        dims=(2, 3),
+        multiple=32,
+        multiple_by={"widths": 2},
+        source=("github:jeya-maria-jose/UNeXt-pytorch", "6ad0855", "MIT"),
+        params={2: 253561},
+        params_at={2: (3, 1, (256, 256))},
+        gflops={2: 0.1985},
+        activation_mb={2: 17.18},
+        new="UNeXt with fewer channels",
+    )
+)
+def unext_s(task: TaskShape, *, widths: Sequence[int] = SMALL) -> nn.Module:
+    """Build UNeXt-S, as `unext` with its own widths."""
+    return _unext(task, tuple(widths))
