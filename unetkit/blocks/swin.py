@@ -5,6 +5,7 @@ Modules are called as in Swin and in the Swin-Unet reference, so that weights of
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,10 @@ class Level:
             )
             for i, rate in enumerate(self.drop_path)
         )
+
+    def blocks_up(self) -> nn.ModuleList:
+        """Return fresh blocks for the decoder: as many and the same."""
+        return self.blocks()
 
 
 def swin_levels(
@@ -139,10 +144,52 @@ class Join(nn.Linear):
         return super().forward(torch.cat([x, skip], -1))
 
 
-class SwinUnet(nn.Module):
-    """Swin stages down and up; skips are what enters a stage, joined by `join(channels)`.
+class Stage(Protocol):
+    """One resolution of a U-Net of tokens: its channels, and fresh blocks for the way down and the way up."""
 
-    An image of one channel is repeated where `stem_channels` is 3, as the reference does.
+    @property
+    def channels(self) -> int:
+        """Channels of the maps."""
+        ...
+
+    def blocks(self) -> nn.ModuleList:
+        """Return fresh blocks of the encoder."""
+        ...
+
+    def blocks_up(self) -> nn.ModuleList:
+        """Return fresh blocks of the decoder."""
+        ...
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How maps [B, *S, C] change between stages.
+
+    `down(channels)` halves the sides and doubles the channels, `up(channels, out_channels)` doubles the sides,
+    `last(channels)` leads back to the sides of the image, `join(channels)` merges a map and its skip.
+    """
+
+    down: Callable[[int], nn.Module]
+    up: Callable[[int, int], nn.Module]
+    last: Callable[[int], nn.Module]
+    join: Callable[[int], nn.Module] = Join
+
+
+def swin_steps(dims: int, join: Callable[[int], nn.Module] = Join) -> Steps:
+    """Return the steps of Swin-Unet: patches are merged and expanded by linear layers."""
+    return Steps(
+        down=lambda channels: PatchMerging(dims, channels),
+        up=lambda channels, out: PatchExpand(dims, channels, out, 2),
+        last=lambda channels: PatchExpand(dims, channels, channels, PATCH),
+        join=join,
+    )
+
+
+class SwinUnet(nn.Module):
+    """Stages of tokens down and up; skips are what enters a stage.
+
+    An image of one channel is repeated where `stem_channels` is 3, as the reference does. The last convolution has
+    `kernel` width.
     """
 
     def __init__(
@@ -150,27 +197,28 @@ class SwinUnet(nn.Module):
         layers: Layers,
         stem_channels: int,
         num_classes: int,
-        levels: Sequence[Level],
-        join: Callable[[int], nn.Module] = Join,
+        levels: Sequence[Stage],
+        steps: Steps,
+        kernel: int = 1,
     ) -> None:
         super().__init__()
         self.stem_channels = stem_channels
-        dims, widths = layers.dims, [level.channels for level in levels]
+        widths = [level.channels for level in levels]
         self.patch_embed = PatchEmbed(layers, stem_channels, widths[0], PATCH)
         *above, lowest = levels
-        down = [SwinStage(level.blocks(), downsample=PatchMerging(dims, level.channels)) for level in above]
+        down = [SwinStage(level.blocks(), downsample=steps.down(level.channels)) for level in above]
         self.layers = nn.ModuleList([*down, SwinStage(lowest.blocks())])
         self.norm = nn.LayerNorm(widths[-1])
 
         # the widest step stands alone at the bottom, as in the reference: a stage without blocks
-        expand = [PatchExpand(dims, width, width // 2, 2) for width in widths[1:]]
-        ups = [SwinStage(level.blocks(), upsample=step) for level, step in zip(above, [None, *expand], strict=False)]
+        expand = [steps.up(width, width // 2) for width in widths[1:]]
+        ups = [SwinStage(level.blocks_up(), upsample=step) for level, step in zip(above, [None, *expand], strict=False)]
         self.layers_up = nn.ModuleList([expand[-1], *reversed(ups)])
         # a place for the bottom too, so that the keys count as the reference's do
-        self.concat_back_dim = nn.ModuleList([nn.Identity(), *(join(n) for n in widths[-2::-1])])
+        self.concat_back_dim = nn.ModuleList([nn.Identity(), *(steps.join(n) for n in widths[-2::-1])])
         self.norm_up = nn.LayerNorm(widths[0])
-        self.up = PatchExpand(dims, widths[0], widths[0], PATCH)
-        self.output = layers.conv(widths[0], num_classes, 1, bias=False)
+        self.up = steps.last(widths[0])
+        self.output = layers.conv(widths[0], num_classes, kernel, bias=False)
         linear_init(self)
 
     def forward(self, x: Tensor) -> Tensor:

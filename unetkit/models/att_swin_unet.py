@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unetkit.blocks.layers import Layers
-from unetkit.blocks.swin import Join, Level, SwinStage, SwinUnet, stem_channels, swin_levels
+from unetkit.blocks.swin import Join, SwinStage, SwinUnet, stem_channels, swin_levels, swin_steps
 from unetkit.errors import ModelError
 from unetkit.models._pretrained import source_weights
 from unetkit.models._swin_weights import SWIN_TAG, load_swin
@@ -151,10 +151,11 @@ def att_swin_unet(
         raise ModelError(
             "as_published=true switches the spatial attention off, so spatial_attention=multiply does nothing"
         )
-    levels: list[Level] = swin_levels(
+    levels = swin_levels(
         task, embed_dim=embed_dim, depths=depths, heads=heads, window=window, mlp_ratio=mlp_ratio, drop_path=drop_path
     )
-    parts = (Layers(task.dims), stem_channels(task), task.num_classes, levels, CrossContext if cross_context else Join)
+    steps = swin_steps(task.dims, CrossContext if cross_context else Join)
+    parts = (Layers(task.dims), stem_channels(task), task.num_classes, levels, steps)
     model = SwinUnet(*parts) if as_published or combine is None else GuidedSwinUnet(*parts, combine=combine)
     state = source_weights(weights, pretrained, SWIN_TAG)
     if state is not None:

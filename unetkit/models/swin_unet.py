@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from unetkit.blocks.layers import Layers
-from unetkit.blocks.swin import SwinUnet, stem_channels, swin_levels
+from unetkit.blocks.swin import SwinUnet, stem_channels, swin_levels, swin_steps
 from unetkit.errors import ModelError
 from unetkit.models._pretrained import source_weights
 from unetkit.models._swin_weights import SWIN_TAG, load_swin
@@ -67,7 +67,8 @@ def swin_unet(
         mlp_ratio=mlp_ratio,
         drop_path=drop_path,
     )
-    model = SwinUnet(Layers(task.dims), stem_channels(task), task.num_classes, levels)
+    steps = swin_steps(task.dims)
+    model = SwinUnet(Layers(task.dims), stem_channels(task), task.num_classes, levels, steps)
     state = source_weights(weights, pretrained, SWIN_TAG)
     if state is not None:
         load_swin(model, state)
