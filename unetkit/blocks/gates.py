@@ -27,6 +27,44 @@ class SqueezeExcite(nn.Module):
         return x * scale.view(*scale.shape, *[1] * (x.ndim - 2))
 
 
+class EfficientChannelGate(nn.Module):
+    """Scale each channel of a map [B, C, *S] by what its average and those of `kernel` neighbours say (ECA-Net).
+
+    One convolution along the channels (arXiv:1910.03151), without bias.
+    """
+
+    def __init__(self, kernel: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.conv(x.flatten(2).mean(2)[:, None])[:, 0].sigmoid()
+        return x * scale.view(*scale.shape, *[1] * (x.ndim - 2))
+
+
+class ChannelGate(nn.Module):
+    """Scale each channel of a map [B, C, *S] by what averages and largest values say (CBAM, arXiv:1807.06521).
+
+    Both pass the same two 1 wide convolutions without bias, `reduction` times fewer channels between them.
+    """
+
+    def __init__(self, layers: Layers, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 1)  # narrow maps keep one channel
+        self.scale = nn.Sequential(
+            layers.conv(channels, hidden, 1, bias=False),
+            nn.ReLU(inplace=True),
+            layers.conv(hidden, channels, 1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        ones = [1] * (x.ndim - 2)
+        pooled = (x.flatten(2).mean(2), x.flatten(2).amax(2))
+        # the sum of both, before the sigmoid
+        average, largest = (self.scale(values.view(*values.shape, *ones)) for values in pooled)
+        return x * (average + largest).sigmoid()
+
+
 class AdditiveGate(nn.Module):
     """Scale a skip [B, C, *S] by a mask made from it and the enlarged decoder map [B, Q, *S]."""
 
