@@ -18,6 +18,7 @@ _POOL: dict[str, dict[int, Callable[..., nn.Module]]] = {
     "max": {2: nn.MaxPool2d, 3: nn.MaxPool3d},
     "average": {2: nn.AvgPool2d, 3: nn.AvgPool3d},
 }
+_DROP_CHANNELS: dict[int, Callable[..., nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}
 _NORM: dict[str, dict[int, Callable[..., nn.Module]]] = {
     "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
     # torch leaves scale and shift out here, unlike in its batch norm; nnU-Net has them
@@ -125,6 +126,10 @@ class Layers:
     def drop(self) -> nn.Module:
         """Return the dropout layer; Identity if nothing is dropped."""
         return nn.Dropout(self._dropout) if self._dropout else nn.Identity()
+
+    def drop_channels(self, rate: float) -> nn.Module:
+        """Return dropout of whole channels; Identity if nothing is dropped."""
+        return _DROP_CHANNELS[self.dims](rate) if rate else nn.Identity()
 
     def pool(self, stride: Size = 2, kind: str = "max", **options: Any) -> nn.Module:
         """Return pooling ("max" or "average") over windows as large as their stride, or of another `kernel_size`."""
