@@ -42,11 +42,11 @@ class TimmEncoder(nn.Module):
         self.decoder_widths = DECODER_WIDTHS[: len(self.channels) - 1][::-1]
         self.divisor = (int(reductions[-1]),) * 2
 
-    def forward(self, x: Tensor) -> Sequence[Tensor | None]:
+    def forward(self, x: Tensor, levels: int | None = None) -> Sequence[Tensor | None]:
         maps = self.network(x)
         if self.channels_last:  # Swin and its like give [B, H, W, C]
             maps = [m.movedim(-1, 1) for m in maps]
-        return [*[None] * self.missing, *maps]
+        return [*[None] * self.missing, *maps][:levels]  # timm computes all of them, however few are asked for
 
 
 def encoder_for(

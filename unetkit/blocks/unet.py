@@ -47,9 +47,9 @@ class Encoder(nn.Module):
                 stage = nn.Sequential(make(layers, before, width, stride))
             self.stages.append(stage)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, levels: int | None = None) -> list[Tensor]:
         maps = []
-        for stage in self.stages:
+        for stage in self.stages[:levels]:  # all, or the finest so many
             x = stage(x)
             maps.append(x)
         return maps

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unetkit.data.cascade import one_hot
-from unetkit.errors import ModelError
+from unetkit.errors import ModelError, RecipeError
 from unetkit.plan.plan import Plan
 from unetkit.recipe.schema import Recipe
 from unetkit.registry import ModelInfo, create_model, model_info
@@ -56,6 +56,33 @@ class StageInput(nn.Module):
         masks = one_hot(codes, self.classes, self.regions)
         out: Tensor = self.network(torch.cat((image, masks.to(image.dtype)), dim=1))
         return out
+
+
+def pruned(network: nn.Module, depth: int | str | None) -> nn.Module:
+    """Return a network cut to its first `depth` columns, which shares its weights; None leaves it whole.
+
+    Raises RecipeError for a network that has no columns, or not so many with heads of their own.
+    """
+    if depth is None:
+        return network
+    if isinstance(network, MeanNetwork):
+        return MeanNetwork([pruned(member, depth) for member in network.members])
+    known = depths_of(network)
+    if not isinstance(depth, int):
+        raise RecipeError(f"infer.depth={depth}: one network predicts; give one of {', '.join(map(str, known))}")
+    try:
+        cut: nn.Module = network.at_depth(depth)
+    except ModelError as error:
+        raise RecipeError(f"infer.{error}; choose another depth, or drop the key") from error
+    return cut
+
+
+def depths_of(network: nn.Module) -> tuple[int, ...]:
+    """Return the numbers of columns that a network can be cut to. Raises RecipeError for one without columns."""
+    if not hasattr(network, "at_depth"):
+        raise RecipeError("infer.depth: this network has no columns to leave out, as unetpp has; drop the key")
+    depths: tuple[int, ...] = network.depths
+    return depths
 
 
 def _create(info: ModelInfo, plan: Plan, options: dict[str, Any]) -> nn.Module:

@@ -23,7 +23,7 @@ from unetkit.errors import RecipeError
 from unetkit.infer.device import Compute, check_torch, pick_compute, pick_device
 from unetkit.infer.forward import WindowSettings
 from unetkit.infer.inputs import Image, check_image, image_dims, open_image, open_previous
-from unetkit.infer.network import MeanNetwork, StageInput, build_network
+from unetkit.infer.network import MeanNetwork, StageInput, build_network, pruned
 from unetkit.infer.postprocess import check_rules, postprocess
 from unetkit.infer.segmenter import Segmentation
 from unetkit.infer.shortage import REMEDY, explained_shortage, free_memory
@@ -57,11 +57,13 @@ class Predictor:
         """Predict with a network that is on the compute's device already.
 
         `masks`: for a cascade, where cases find the label maps of the earlier stage by their id.
-        Raises RecipeError if the settings ask for mirroring where training had none, or name unknown classes.
+        Raises RecipeError if the settings ask for mirroring where training had none, name unknown classes, or ask
+        for fewer columns of a network that has none.
         """
         if settings.mirror and not plan.mirror_axes:
             raise RecipeError("infer.mirror=true: the network was trained without mirroring; drop it")
         check_rules(settings.postprocess, plan.labels)
+        network = pruned(network, settings.depth)
         self.network, self.plan, self.settings, self.compute = network, plan, settings, compute
         self.masks = masks
         self._entrance = StageInput(network, plan) if plan.previous else network

@@ -5,10 +5,12 @@ level and the enlarged X(i + 1, j - 1). The last diagonal, i + j = depth, ends i
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unetkit.blocks.conv import ConvStack
@@ -70,15 +72,66 @@ class NestedDecoder(nn.Module):
         deepest = self.depth - column
         return range(deepest, min(self.top, deepest) - 1, -1)
 
-    def forward(self, maps: Sequence[Tensor | None]) -> list[Tensor]:
+    def forward(self, maps: Sequence[Tensor | None], column: int | None = None) -> list[Tensor]:
+        """Return the last nodes of all columns; or, computing nothing beside what it needs, that of one `column`."""
+        outputs = self.outputs if column is None else [node for node in self.outputs if node[1] == column]
+        reach = max(map(sum, outputs))
         found = {(i, 0): m for i, m in enumerate(maps) if m is not None}
         for i, j in self.nodes:
+            if i + j > reach:
+                continue
             up = self.ups[f"{i}_{j}"](found[i + 1, j - 1])
             earlier = [found[i, k] for k in range(j) if (i, k) in found]
             if earlier:
                 up, _ = match(up, earlier[0])  # nodes of a level are of one size
             found[i, j] = self.blocks[f"{i}_{j}"](torch.cat(ORDERS[self.order](up, earlier), 1))
-        return [found[node] for node in self.outputs]
+        return [found[node] for node in outputs]
+
+
+class NestedUNet(UNet):
+    """A UNet++ that can be cut to its first columns after training: the paper's pruning."""
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Numbers of columns that it can be cut to: all that have a head of their own that was trained."""
+        whole = self.decoder.depth
+        return tuple(range(1, whole + 1)) if self.heads.deep_supervision else (whole,)
+
+    def at_depth(self, depth: int) -> nn.Module:
+        """Return the network of the first `depth` columns, which shares this one's weights and returns one map.
+
+        Raises ModelError for a depth that it cannot be cut to.
+        """
+        if depth not in self.depths:
+            reason = "" if self.heads.deep_supervision else " (without deep supervision columns have no heads)"
+            raise ModelError(f"depth={depth}: it can be cut to {', '.join(map(str, self.depths))} columns{reason}")
+        return Columns(self, depth)
+
+
+class Columns(nn.Module):
+    """The first columns of a UNet++; a map that ends at a coarser level is enlarged to the size of the input."""
+
+    def __init__(self, whole: NestedUNet, depth: int) -> None:
+        super().__init__()
+        number, output = next((n, node) for n, node in enumerate(whole.decoder.outputs) if node[1] == depth)
+        self.reach, self.column = sum(output), depth
+        self.encoder, self.head = copy(whole.encoder), whole.heads.convs[number]
+        self.decoder = copy(whole.decoder)
+        # what is not used is not kept either: a shallow copy shares the weights and leaves the whole as it was
+        kept = {f"{i}_{j}" for i, j in self.decoder.nodes if i + j <= self.reach}
+        self.decoder._modules = {
+            part: nn.ModuleDict({key: module for key, module in getattr(whole.decoder, part).items() if key in kept})
+            for part in ("ups", "blocks")
+        }
+        if isinstance(self.encoder, Encoder):
+            self.encoder._modules = {"stages": whole.encoder.stages[: self.reach + 1]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.decoder(self.encoder(x, self.reach + 1), self.column)
+        logits: Tensor = self.head(maps[0])
+        if logits.shape[2:] == x.shape[2:]:
+            return logits
+        return F.interpolate(logits, x.shape[2:], mode="bilinear")  # only on timm encoders, which are for 2D
 
 
 @dataclass(frozen=True)
@@ -144,7 +197,7 @@ def _on_encoder(task: TaskShape, encoder: TimmEncoder, deep_supervision: bool) -
     )
     heads = Heads(layers, decoder.channels, task.num_classes, deep_supervision=deep_supervision, kernel=3)
     smp_init(decoder, heads)
-    return UNet(encoder, decoder, heads, encoder.divisor)
+    return NestedUNet(encoder, decoder, heads, encoder.divisor)
 
 
 def _own(task: TaskShape, chosen: Variant, widths: Sequence[int], dropout: float | None, supervised: bool) -> nn.Module:
@@ -156,7 +209,7 @@ def _own(task: TaskShape, chosen: Variant, widths: Sequence[int], dropout: float
     heads = Heads(layers, decoder.channels, task.num_classes, deep_supervision=supervised, **chosen.heads)
     divisor = (2 ** (len(widths) - 1),) * task.dims
     check_divides(divisor, task.patch_size)
-    model = UNet(encoder, decoder, heads, divisor)
+    model = NestedUNet(encoder, decoder, heads, divisor)
     if chosen.init is not None:
         he_init(model, **chosen.init)
     return model

@@ -168,6 +168,10 @@ class PlanSection(Section):
     strides: list[tuple[Positive, ...]] | None = Field(None, description="stride per stage and axis")
     kernels: list[tuple[Positive, ...]] | None = Field(None, description="kernel per stage and axis")
     widths: list[Positive] | None = Field(None, description="channels per stage")
+    previous: bool = Field(
+        False,
+        description="the network also sees the label map of a stage before (data.previous), whatever the configuration",
+    )
     crop_nonzero: bool | None = Field(None, description="cut away the zero border before anything else")
     image_order: Literal[0, 1, 3] | None = Field(None, description="spline order for resampling images")
     memory_gb: PositiveFloat | Literal["auto"] = Field(
@@ -251,6 +255,10 @@ class AugmentSection(Section):
     elastic_p: Fraction = Field(0.0, description="probability of an elastic deformation")
     elastic_magnitude: NonNegative = Field(6.0, description="standard deviation of the displacements in voxels")
     elastic_grid: Positive = Field(8, description="control points per axis")
+    lens_p: Fraction = Field(0.0, description="probability of a multi-lens distortion (DRU-Net)")
+    lens_count: Positive = Field(4, description="lenses of such a sample")
+    lens_radius: tuple[Positive, Positive] = Field((40, 110), description="smallest and largest radius in voxels")
+    lens_strength: Fraction = Field(0.4, description="largest strength; half of the lenses enlarge, half shrink")
     intensity: bool = Field(
         True, description="noise, blur, brightness, contrast, low resolution and gamma of the preset"
     )
@@ -354,6 +362,11 @@ class InferSection(Section):
     restore: Literal["logits", "labels"] = Field(
         "logits",
         description="back to the input grid: interpolate the logits, or labels to the nearest (Synapse protocol)",
+    )
+    depth: Positive | Literal["all"] | None = Field(
+        None,
+        description="of a UNet++ trained with deep supervision: predict with its first so many columns only; all: "
+        "`unetkit evaluate run=RUN` compares every depth",
     )
     postprocess: list[PostprocessRule] = Field(
         [], description="steps on the label maps, in this order: `[{rule: keep_largest, classes: [liver]}]`"
