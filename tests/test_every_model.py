@@ -24,7 +24,9 @@ class Case:
         self.name, self.info, self.size = name, catalog()[name], parity.smallest(name, dims)
         # two samples where batch norm sees few voxels, one where they would only cost time
         self.batch = 2 if prod(self.size) < MANY_VOXELS else 1
-        self.x = torch.randn(self.batch, CHANNELS, *self.size, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(self.batch, CHANNELS, *self.size, generator=torch.Generator().manual_seed(0))
+        self.large = parity.is_large(name)
+        self.x = x.to(parity.device_of(name))
         self.model = self.build()
 
     @cached_property
@@ -34,7 +36,8 @@ class Case:
     def build(self, seed=0, **options):
         torch.manual_seed(seed)
         asked = {"in_channels": CHANNELS, "num_classes": CLASSES, "patch_size": self.size, **options}
-        return create_model(self.name, **asked).eval()
+        with parity.device_of(self.name):
+            return create_model(self.name, **asked).eval()
 
     @cached_property
     def output(self):
@@ -50,9 +53,15 @@ def case(request):
     return Case(*request.param)
 
 
+def needs_numbers(case):
+    """Skip where a network has shapes alone."""
+    if case.large:
+        pytest.skip(f"over {parity.LARGE:,} parameters: shapes and counts are tested, without memory for the numbers")
+
+
 def test_output_shape(case):
     assert case.output.shape == (case.batch, CLASSES, *case.size)
-    assert case.output.isfinite().all()
+    assert case.large or case.output.isfinite().all()
 
 
 def test_smallest_legal_size(case):
@@ -60,7 +69,8 @@ def test_smallest_legal_size(case):
     if size == case.size:
         return  # every other test runs at this size
     with torch.no_grad():
-        assert case.build(patch_size=size)(torch.zeros(1, CHANNELS, *size)).shape == (1, CLASSES, *size)
+        x = torch.zeros(1, CHANNELS, *size, device=case.x.device)
+        assert case.build(patch_size=size)(x).shape == (1, CLASSES, *size)
 
 
 def test_wrong_inputs_are_refused(case):
@@ -88,10 +98,11 @@ def test_gradients(case):
     dead = [n for n, p in model.named_parameters() if p.grad is None]
     unexplained = [n for n in dead if "unused" not in case.info.notes or n.split(".")[-2] not in case.info.notes]
     assert not unexplained
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert case.large or all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 def test_state_dict_restores_the_output(case):
+    needs_numbers(case)
     other = case.build(seed=1)
     weights = case.model.state_dict()
     assert any(not torch.equal(value, weights[key]) for key, value in other.state_dict().items())
@@ -100,6 +111,7 @@ def test_state_dict_restores_the_output(case):
 
 
 def test_bf16_is_close_to_fp32(case):
+    needs_numbers(case)
     with torch.autocast("cpu", torch.bfloat16):
         half = case.run(case.model).float()
     assert (half - case.output).norm() < 0.1 * case.output.norm()
@@ -136,6 +148,7 @@ def test_deep_supervision(case):
     assert outputs[0].shape == (case.batch, CLASSES, *case.size)
     sizes = [o.shape[2:].numel() for o in outputs]
     assert sizes == sorted(sizes, reverse=True)
+    needs_numbers(case)
     # weights go either way, and the first output is the one that is left
     case.supervised.load_state_dict(case.model.state_dict())
     torch.testing.assert_close(case.run(case.supervised)[0], case.output, rtol=1e-4, atol=1e-5)
@@ -147,4 +160,4 @@ def test_golden_numbers(case):
     want = GOLDEN[f"{case.name} {len(case.size)}d"]
     got = parity.golden_of(case.model)
     assert (got["size"], got["params"]) == (want["size"], want["params"])
-    assert got["mean"] == pytest.approx(want["mean"], rel=1e-3, abs=1e-5)
+    assert case.large or got["mean"] == pytest.approx(want["mean"], rel=1e-3, abs=1e-5)
