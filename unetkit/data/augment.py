@@ -18,6 +18,7 @@ from unetkit.data.augment_draw import Draw
 from unetkit.data.augment_masks import change_masks
 from unetkit.data.augment_table import Table
 from unetkit.data.cascade import one_hot
+from unetkit.data.lenses import lens_sources
 from unetkit.data.resample import evaluation_matrix
 
 _BLUR_RADIUS = 3  # three times the largest sigma of the presets
@@ -172,6 +173,10 @@ def _in_space(sample: Sample, device: torch.device) -> tuple[Tensor, Tensor]:
         places = _places(sample, device)
         image = _interpolated(image, places, "nearest" if draw.nearest else "bilinear")
         label = _nearest(label, places)
+    if draw.lenses:
+        moving = len(draw.lenses[0].centre)
+        sources = torch.from_numpy(lens_sources(label.shape[-moving:], draw.lenses)).to(device)
+        image, label = image[(..., *sources)], label[(..., *sources)]
     return turned(image, draw), turned(label, draw)
 
 

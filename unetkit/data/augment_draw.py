@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from unetkit.data.augment_table import Chance, Intensity, Masks, Table
+from unetkit.data.lenses import Lens, draw_lenses
 
 Operation = Literal["dilation", "erosion", "opening", "closing"]
 OPERATIONS: tuple[Operation, ...] = ("dilation", "erosion", "opening", "closing")
@@ -30,8 +31,9 @@ class Draw:
 
     `matrix` [A, A] takes offsets from the patch centre to offsets in the image, in voxels, over the last A axes;
     `bend` is the standard deviation of an elastic deformation in voxels, `control` [A, *grid] its control points;
-    `nearest`: images are not interpolated; `turns`: quarter turns in the last plane. Intensity arrays hold one
-    value per channel [C] (`blur` one per channel and axis, sigma in voxels), neutral where a channel is spared.
+    `lenses` move voxels to the nearest; `nearest`: images are not interpolated; `turns`: quarter turns in the last
+    plane. Intensity arrays hold one value per channel [C] (`blur` one per channel and axis, sigma in voxels), neutral
+    where a channel is spared.
     `morphology` and `dropped` (channel, and in 0..1 which component) change the masks of a cascade's earlier stage.
     """
 
@@ -39,6 +41,7 @@ class Draw:
     matrix: np.ndarray | None = None
     bend: float = 0.0
     control: np.ndarray | None = None
+    lenses: tuple[Lens, ...] = ()
     nearest: bool = False
     turns: int = 0
     flips: tuple[int, ...] = ()
@@ -75,6 +78,7 @@ def draw_sample(table: Table, dims: int, channels: int, rng: np.random.Generator
         swap=swap,
         **_draw_intensity(table.intensity, dims, channels, rng),
         **_draw_masks(table.masks, rng),  # last, so that all else is as without a cascade
+        lenses=draw_lenses(table.lenses, moving, rng),
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unetkit.data.augment import Sample, finished, turned
 from unetkit.data.augment_table import Chance, Intensity, Table
+from unetkit.data.lenses import lens_sources
 from unetkit.types import IGNORE
 
 
@@ -86,7 +87,11 @@ class ImageAugmenter:
         # The margin was read for the corners that a rotation brings in; now it has done its work.
         (top, left), (height, width) = sample.margin, image.shape[:2]
         inner = slice(top, height - top), slice(left, width - left)
-        return image[inner], label[inner]
+        image, label = image[inner], label[inner]
+        if not draw.lenses:
+            return image, label
+        sources = tuple(lens_sources(image.shape[:2], draw.lenses))
+        return image[sources], label[sources]
 
     def _in_range(self, image: np.ndarray, seed: int) -> np.ndarray:
         """Change intensities within 0..1, where albumentations expects floats, whatever range the image has."""

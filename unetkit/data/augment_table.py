@@ -70,6 +70,16 @@ class Masks:
 
 
 @dataclass(frozen=True)
+class Lenses:
+    """How likely a sample is seen through `count` lenses, their radii in voxels and their largest strength."""
+
+    p: float = 0.0
+    count: int = 4
+    radius: tuple[int, int] = (40, 110)
+    strength: float = 0.4
+
+
+@dataclass(frozen=True)
 class Table:
     """Everything that may happen, as decided for one training; angles in degrees, lengths in voxels.
 
@@ -83,6 +93,7 @@ class Table:
     scale: Chance = Chance()
     elastic: Chance = Chance()
     elastic_grid: int = 8
+    lenses: Lenses = Lenses()
     quarter_turns: Chance = Chance()
     one_of: bool = False
     slicewise: bool = False
@@ -132,6 +143,7 @@ def decide_table(section: AugmentSection, plan: Plan, left_right_axis: int | Non
         scale=_scale(section, table.scale),
         elastic=Chance(section.elastic_p, section.elastic_magnitude, section.elastic_magnitude),
         elastic_grid=section.elastic_grid,
+        lenses=_lenses(section),
         zero_outside=any(rule.scheme == "zscore_mask" for rule in plan.normalization),
         masks=replace(table.masks, channels=plan.previous * len(plan.labels.classes), regions=plan.labels.regions),
     )
@@ -189,6 +201,13 @@ def _scale(section: AugmentSection, preset: Chance) -> Chance:
     if low > high:
         raise RecipeError(f"train.augment.scale [{low}, {high}]: the first factor must not be above the second")
     return Chance(preset.p if section.scale_p is None else section.scale_p, low, high)
+
+
+def _lenses(section: AugmentSection) -> Lenses:
+    low, high = section.lens_radius
+    if low > high:
+        raise RecipeError(f"train.augment.lens_radius [{low}, {high}]: the first radius must not be above the second")
+    return Lenses(section.lens_p, section.lens_count, (low, high), section.lens_strength)
 
 
 def _mirroring(table: Table, section: AugmentSection, plan: Plan, left_right_axis: int | None) -> Table:

@@ -57,7 +57,7 @@ def open_masks(folder: str | Path | None, plan: Plan) -> StageMasks | None:
         if folder is not None:
             raise RecipeError(
                 f"data.previous={folder}: the configuration {plan.configuration or 'of this plan'} sees no earlier "
-                "stage; drop the key, or use plan.configuration=3d_cascade_fullres"
+                "stage; drop the key, or use plan.configuration=3d_cascade_fullres or plan.previous=true"
             )
         return None
     if folder is None:

@@ -70,7 +70,7 @@ def decide(fingerprint: Fingerprint, recipe: Recipe, info: ModelInfo, measure: M
         mirror_axes=mirror_axes(frame.dims, frame.transpose, recipe, reasons),
         configuration=frame.name,
         batch_dice=_batch_dice(frame.name, low is not None, reasons),
-        previous=frame.name == CASCADE,
+        previous=frame.name == CASCADE or recipe.plan.previous,
         expected=_expected(frame, patch, batch, recipe),
         reasons=reasons,
     )

@@ -41,7 +41,7 @@ def weighed(frame: Frame, fingerprint: Fingerprint, recipe: Recipe, measure: Mea
             strides=strides,
             kernels=kernels,
             widths=widths,
-            previous=frame.name == CASCADE,
+            previous=frame.name == CASCADE or recipe.plan.previous,
         )
         return measure(draft)
 

@@ -186,6 +186,8 @@ class PlanSection(Section):
             raise ValueError(f"preset={self.preset} is one of nnU-Net's planners; add plan.planner=nnunet or drop it")
         if self.file is not None and (self.planner != "unetkit" or self.memory_gb != "auto"):
             raise ValueError("file holds a plan already, so that planner, preset and memory_gb do nothing; drop them")
+        if self.file is not None and self.previous:
+            raise ValueError("file holds a plan, which says itself whether there is a stage before; drop previous")
         return self
 
 
