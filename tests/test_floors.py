@@ -20,6 +20,7 @@ FLOORS = {
     "metrics": ("types",),
     "blocks": ("types", "topology"),
     "models": ("blocks", "registry"),
+    "draw": ("registry",),
     "plan.plan": ("types",),
     "data": ("types", "recipe", "plan.plan", "progress"),
     "plan": ("data", "topology", "registry"),
@@ -28,7 +29,7 @@ FLOORS = {
     "report": ("metrics", "types"),
     "evaluation": ("infer", "metrics", "data", "report"),
     "engine": ("evaluation", "report"),
-    "cli": ("engine", "unetkit"),
+    "cli": ("engine", "draw", "unetkit"),
     "__init__": ("engine", "unetkit"),
     "__main__": ("cli",),
 }

@@ -18,7 +18,8 @@ from unetkit.errors import RecipeError, UnetkitError, nearest
 
 VERBS = {
     "list": "models, recipes or datasets, filtered: `unetkit list models family=cnn dims=3`",
-    "show": "a recipe with the origin of each value, a model's card, or a run: `unetkit show recipe=quickstart`",
+    "show": "a recipe with the origin of each value, a run, or a model's card and picture: "
+    "`unetkit show model=unet draw=unet.svg`",
     "inspect": "what a data folder is and what is wrong with it: `unetkit inspect data.root=FOLDER`",
     "plan": "the plan for a data set and a model, with reasons: `unetkit plan data.root=FOLDER`",
     "train": "train, validate on whole cases, report: `unetkit train recipe=quickstart train.epochs=50`",

@@ -56,6 +56,20 @@ class ListWords(Section):
     licence: str | None = Field(None, description="of the reference, a shell pattern too: MIT, 'GPL*'")
 
 
+class ShowModelWords(Section):
+    """A model whose network `unetkit show` draws."""
+
+    model: str = Field(description="name in the registry")
+    draw: str = Field(description="file to draw the network to, as SVG")
+    dims: Literal[2, 3] | None = Field(None, description="draw the network for images of so many axes")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> ShowModelWords:
+        if not self.draw.lower().endswith(".svg"):
+            raise ValueError(f"draw={self.draw}: the network is drawn as SVG; name the file {self.draw}.svg")
+        return self
+
+
 class PlanWords(Section):
     """How `unetkit plan` tells what it decided, besides the recipe that it decides from."""
 

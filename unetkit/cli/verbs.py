@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unetkit.cli import tell
 from unetkit.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from unetkit.cli.arguments import EvaluateWords
+    from unetkit.progress import Progress
 
 Outcome = tuple[Any, str | None]
 """JSON document and text; no text where it falls to another process to answer."""
@@ -35,16 +39,37 @@ def run_show(words: list[str]) -> Outcome:
 
     # Cards answer from registries alone; everything else is a recipe, which may have any key.
     heads = {w.partition("=")[0]: w.partition("=")[2] for w in words}
+    if "model" in heads and {"draw", "dims"} & set(heads):
+        return _draw(words)
     for key, card in (("model", tables.model_card), ("dataset", tables.dataset_card), ("run", tables.run_card)):
         if key in heads:
             if len(words) > 1:
-                raise RecipeError(f"show {key}=NAME takes no further words, given: {' '.join(words)}")
+                more = " but draw=FILE.svg and dims=2 or 3" if key == "model" else ""
+                raise RecipeError(f"show {key}=NAME takes no further words{more}, given: {' '.join(words)}")
             return card(heads[key])
     from unetkit.recipe import AUTO, resolve
 
     resolved = resolve(words, AUTO)
     document = {"recipe": json.loads(resolved.recipe.model_dump_json()), "origins": resolved.origins}
     return document, "\n".join(resolved.lines())
+
+
+def _draw(words: list[str]) -> Outcome:
+    """Write the picture of a network beside its card."""
+    from unetkit.cli import tables
+    from unetkit.cli.arguments import ShowModelWords, read_words
+
+    args = read_words(words, ShowModelWords)
+    card, text = tables.model_card(args.model)
+    from unetkit.data.formats.files import remove_empty, replacing, require_writable
+    from unetkit.draw import draw_model
+
+    path = Path(args.draw)
+    remove_empty(require_writable(path.parent))
+    drawn = draw_model(args.model, dims=args.dims)
+    with replacing(path) as temporary:
+        temporary.write_text(drawn, encoding="utf-8")
+    return card | {"drawing": str(path)}, f"{text}\n\ndrawn to {path}"
 
 
 def run_inspect(words: list[str]) -> Outcome:
@@ -173,6 +198,8 @@ def run_evaluate(words: list[str]) -> Outcome:
         keep_heap()
         settings = {name: given(getattr(args, name)) for name in ("data", "infer", "evaluate")}
         settings["study"] = of_study(args)
+        if args.infer.depth == "all":
+            return _evaluate_depths(args, settings, progress)
         evaluation = evaluate_run(Path(args.run), args.split or "test", settings, device=args.device, progress=progress)
     else:
         told: dict[str, Any] = {"data": args.data, "rules": args.evaluate, "progress": progress}
@@ -185,6 +212,22 @@ def run_evaluate(words: list[str]) -> Outcome:
     document = {**evaluation.to_json(), "output": str(written) if written else None}
     tell([_of_case(case, error) for case, error in evaluation.failures.items()])
     return {**document, "exit_code": 2 if evaluation.failures else 0}, evaluation.table() + where
+
+
+def _evaluate_depths(args: EvaluateWords, settings: dict[str, dict[str, Any]], progress: Progress) -> Outcome:
+    """Score and time a network at each of its depths; `output=` receives an evaluation of each."""
+    from unetkit.cli import tables
+    from unetkit.evaluation import write_evaluation
+    from unetkit.evaluation.depths import depth_rows, evaluate_depths
+
+    depths = evaluate_depths(Path(str(args.run)), args.split or "test", settings, device=args.device, progress=progress)
+    rows = depth_rows(depths)
+    if args.output:
+        for d in depths:
+            write_evaluation(d.evaluation, Path(args.output) / f"depth_{d.depth}")
+    failures = {case: error for d in depths for case, error in d.evaluation.failures.items()}
+    tell([_of_case(case, error) for case, error in failures.items()])
+    return {"depths": rows, "output": args.output, "exit_code": 2 if failures else 0}, tables.as_text(rows)
 
 
 def _of_case(case: str, error: str) -> str:
