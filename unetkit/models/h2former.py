@@ -163,6 +163,8 @@ class H2Former(nn.Module):
         source=("github:NKUhealong/H2Former", "8dad87e", "MIT, README says academic use only"),
         params={2: 33678656},
         params_at={2: (3, 1, (224, 224))},
+        gflops={2: 49.46},
+        activation_mb={2: 453.8},
         notes=(
             "Windows are a sixteenth of the built patch size per axis, so parameters vary with it. The MLPs of the "
             "reference read tokens x channels as channels x tokens before they gate, which mixes both: here channels "

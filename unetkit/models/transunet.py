@@ -101,14 +101,21 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Map [B, C, H, W] to [B, hidden, H / 16, W / 16] and the skips, deepest first; patches have none."""
-        x, skips = self.resnet(x) if self.resnet else (x, [])
-        x = self.embed(x)
-        # [B, C, h, w] -> [B, h w, C]
-        tokens = self.dropout(x.flatten(2).transpose(1, 2) + self.position_embeddings)
+        x, skips = self.patches(x)
+        tokens = self.tokens(x)
         for block in self.blocks:
             tokens = block(tokens)
         # and back to a map for the decoder
         return self.norm(tokens).transpose(1, 2).reshape(x.shape), skips
+
+    def patches(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Map [B, C, H, W] to embedded patches [B, hidden, H / 16, W / 16] and the skips."""
+        x, skips = self.resnet(x) if self.resnet else (x, [])
+        return self.embed(x), skips
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Add the positions to a map of patches [B, C, h, w], giving [B, h w, C]."""
+        return self.dropout(x.flatten(2).transpose(1, 2) + self.position_embeddings)
 
 
 class UpBlock(nn.Module):
@@ -121,8 +128,12 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """Map [B, C, H, W] and a skip [B, S, 2 H, 2 W] to [B, out, 2 H, 2 W]."""
+        return self.conv2(self.conv1(self.join(x, skip)))
+
+    def join(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """Enlarge a map and set the skip beside it."""
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-        return self.conv2(self.conv1(x if skip is None else torch.cat([x, skip], 1)))
+        return x if skip is None else torch.cat([x, skip], 1)
 
 
 class TransUNet(nn.Module):
