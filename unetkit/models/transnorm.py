@@ -112,6 +112,8 @@ class TransNorm(nn.Module):
         source=("github:rezazad68/transnorm", "5310ccb", "none stated"),
         params={2: 111133873},
         params_at={2: (3, 1, (224, 224))},
+        gflops={2: 66.49},
+        activation_mb={2: 505.2},
         notes=(
             "Logits: the sigmoid at the reference's end belongs to loss and prediction. The reference computes spatial "
             "features in every layer and uses the last layer's alone; as_published=true keeps those 6496512 unused "
