@@ -1,0 +1,111 @@
+"""Inter-Scale Context Fusion: the contexts of all scales, weighed and merged, answer each scale (arXiv:2310.13727)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from unetkit.blocks.attention import TransformerBlock
+from unetkit.blocks.efficient import EfficientContext, EfficientMixing
+from unetkit.blocks.layers import Layers
+from unetkit.blocks.mix_transformer import MLP_RATIO, MixMlp, MixUnet, OnChannels
+from unetkit.blocks.swin import stem_channels
+from unetkit.errors import ModelError
+from unetkit.registry import ModelInfo, register
+from unetkit.types import TaskShape
+
+
+class SecondMlp(nn.Module):
+    """A further MLP with its norm, added to a map [B, *S, C]."""
+
+    def __init__(self, layers: Layers, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mlp = MixMlp(layers, channels, MLP_RATIO * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, *S, C] to the same shape."""
+        return x + self.mlp(self.norm(x))
+
+
+class ContextFusion(nn.Module):
+    """Merge the contexts of all scales to one, and add what it answers to each scale's queries.
+
+    Contexts are square matrices of the deepest width, whatever the size of the maps, so they stack like channels.
+    """
+
+    def __init__(self, layers: Layers, widths: Sequence[int]) -> None:
+        super().__init__()
+        wide, count = widths[-1], len(widths)
+        self.widen = nn.ModuleList(OnChannels(layers.conv(w, wide, 1)) for w in widths[:-1])
+        self.narrow = nn.ModuleList(OnChannels(layers.conv(wide, w, 1)) for w in widths[:-1])
+        self.contexts = nn.ModuleList(EfficientContext(layers, wide) for _ in widths)
+        self.weigh = nn.Sequential(nn.Linear(count, count), nn.ReLU(), nn.Linear(count, count), nn.Sigmoid())
+        # matrices have two axes in volumes too
+        self.merge = nn.Conv2d(count, 1, 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Map [B, *S, C] of each scale, finest first, to the same shapes."""
+        wide = [*(widen(x) for widen, x in zip(self.widen, maps, strict=False)), maps[-1]]
+        found = [context(x) for context, x in zip(self.contexts, wide, strict=True)]
+        stacked = torch.stack([context for context, _ in found], 1)  # [B, scales, C, C]
+        weights = self.weigh(stacked.mean((2, 3)))
+        merged = self.merge(stacked * weights[:, :, None, None])[:, 0]
+        answers = [(queries @ merged).reshape(x.shape) for (_, queries), x in zip(found, wide, strict=True)]
+        narrow = [*(part(x) for part, x in zip(self.narrow, answers, strict=False)), answers[-1]]
+        return [x + more for x, more in zip(maps, narrow, strict=True)]
+
+
+class LinearJoin(nn.Module):
+    """Bring the decoder's map to the skip's channels and join both by linear layers and a norm."""
+
+    def __init__(self, channels: int, skip_channels: int) -> None:
+        super().__init__()
+        self.fit = nn.Linear(channels, skip_channels)
+        self.mix = nn.Linear(2 * skip_channels, skip_channels)
+        self.norm = nn.LayerNorm(skip_channels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Map a decoder map and a skip, [B, *S, .], to one with the skip's channels."""
+        return self.norm(self.mix(torch.cat([self.fit(x), skip], -1)))
+
+
+@register(
+    ModelInfo(
+        title="Inter-Scale Context Fusion",
+        family="transformer",
+        year=2023,
+        paper="2310.13727",
+        dims=(2, 3),
+        multiple=16,
+        multiple_by={"widths": 4},
+        source=("github:saniaesk/skin-lesion-segmentation", "2618f7d", "none stated"),
+        params={2: 21485021},
+        params_at={2: (3, 1, (224, 224))},
+        notes=(
+            "The reference registers 23431389 parameters; left out are the 1946368 that its forward pass skips "
+            "(projections and norms of the fusion, two norms per MLP, most of its last decoder level). Its head count "
+            "changes nothing there: attention has one head. One channel is repeated to three. The reference is 224 "
+            "pixels square only; other sizes and 3D are our extension."
+        ),
+    )
+)
+def iscf(task: TaskShape, *, widths: Sequence[int] = (128, 320, 512), depths: Sequence[int] = (2, 2, 2)) -> nn.Module:
+    """Build the network with `widths` and encoder `depths` per scale. Raises ModelError if these disagree."""
+    if len(widths) != len(depths) or len(widths) < 2:
+        raise ModelError(f"widths {tuple(widths)} and depths {tuple(depths)} need one entry per scale, 2 at least")
+    if any(width % 2 for width in widths):
+        raise ModelError(f"widths {tuple(widths)} must be even: the decoder halves them")
+    layers = Layers(task.dims)
+
+    def block(level: int) -> nn.Module:
+        width = widths[level]
+        mlp = MixMlp(layers, width, MLP_RATIO * width)
+        return nn.Sequential(TransformerBlock(width, EfficientMixing(layers, width), mlp), SecondMlp(layers, width))
+
+    joins = [LinearJoin(below // 2, width) for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True)]
+    model = MixUnet(layers, (stem_channels(task), task.num_classes), widths, depths, block, joins)
+    model.bridge = ContextFusion(layers, widths)
+    # the decoder has no blocks, only the step that ends each level
+    model.ups = nn.ModuleList(up[-1] for up in model.ups)
+    return model
