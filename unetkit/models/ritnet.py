@@ -65,6 +65,8 @@ def _up(layers: Layers, in_channels: int, channels: int, stride: Size = 1, *, la
         source=("github:AayushKrChaudhary/RITnet", "b0d045b", "MIT"),
         params={2: 248900},
         params_at={2: (1, 4, (640, 400))},
+        gflops={2: 32.84},
+        activation_mb={2: 1147.0},
         notes="deep supervision and 3D are not in the paper; its pooling is an average",
     )
 )
