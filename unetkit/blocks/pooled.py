@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from unetkit.blocks.init import fan_out_init, linear_init
-from unetkit.blocks.layers import Layers
+from unetkit.blocks.layers import Layers, Size
 from unetkit.errors import ModelError
 
 CONV_LEVELS = 3
@@ -19,7 +19,7 @@ GROUPS = 4
 class PoolStage(nn.Sequential):
     """A block that gives `channels`, norm, max pooling by `stride`, activation."""
 
-    def __init__(self, layers: Layers, block: nn.Module, channels: int, stride: int = 2) -> None:
+    def __init__(self, layers: Layers, block: nn.Module, channels: int, stride: Size = 2) -> None:
         super().__init__(block, layers.norm(channels), layers.pool(stride), layers.act())
 
 
@@ -70,7 +70,8 @@ def light_stages(
     The first levels are single convolutions, the others down(layers, in_channels, channels) and up(...) of the paper.
     The first map has half the resolution of the image, the two deepest share theirs.
     """
-    stages, steps = nn.ModuleList(), []
+    stages = nn.ModuleList()
+    steps: list[nn.Module] = []
     for level, (before, width) in enumerate(zip((in_channels, *widths), widths, strict=False)):
         deepest, plain = level == len(widths) - 1, level < CONV_LEVELS
         block = layers.conv(before, width) if plain else down(layers, before, width)

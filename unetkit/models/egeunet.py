@@ -107,7 +107,9 @@ class EGEUNet(nn.Module):
         light_init(self)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        size, skips, masks = x.shape[2:], [], []
+        size = x.shape[2:]
+        skips: list[Tensor] = []
+        masks: list[Tensor] = []
         for stage in self.stages:
             x = stage(x)
             skips.append(x)

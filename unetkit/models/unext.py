@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unetkit.blocks.conv import Block
 from unetkit.blocks.init import fan_out_init, linear_init
-from unetkit.blocks.layers import Layers
+from unetkit.blocks.layers import Layers, Size
 from unetkit.blocks.pooled import EnlargeStage, PoolStage, SumDecoder
 from unetkit.blocks.unet import Encoder, Heads, UNet, check_divides, check_inputs
 from unetkit.errors import ModelError
@@ -70,7 +71,7 @@ class TokenMixing(nn.Module):
 class TokenStage(nn.Module):
     """Tokens from overlapping patches, 3 wide, then TokenMixing."""
 
-    def __init__(self, layers: Layers, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, layers: Layers, in_channels: int, channels: int, stride: Size = 1) -> None:
         super().__init__()
         self.proj = layers.conv(in_channels, channels, stride=stride)
         self.norm = nn.LayerNorm(channels)
@@ -81,7 +82,7 @@ class TokenStage(nn.Module):
         return self.mixing(self.norm(self.proj(x).movedim(1, -1)).movedim(-1, 1))
 
 
-def _conv_stage(layers: Layers, in_channels: int, channels: int, stride: int) -> nn.Module:
+def _conv_stage(layers: Layers, in_channels: int, channels: int, stride: Size = 1) -> nn.Module:
     return PoolStage(layers, layers.conv(in_channels, channels), channels, stride)
 
 
@@ -93,7 +94,7 @@ def _unext(task: TaskShape, widths: Sequence[int]) -> nn.Module:
     divides = partial(check_divides, (2 ** len(widths),) * task.dims)
     divides(task.patch_size)
     layers = Layers(task.dims, up="linear")
-    blocks = [_conv_stage] * convs + [TokenStage] * TOKEN_LEVELS
+    blocks: list[Block] = [_conv_stage] * convs + [TokenStage] * TOKEN_LEVELS
     encoder = Encoder(layers, task.in_channels, widths, blocks, strides=[2] * len(widths), pool=False)
     # the step to the image's resolution has neither norm nor skip
     steps = [EnlargeStage(layers.but(norm="none"), layers.conv(widths[0], widths[0]), widths[0])]
