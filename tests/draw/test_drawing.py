@@ -81,7 +81,7 @@ def test_the_command_draws_beside_the_card(tmp_path: Path, capsys: pytest.Captur
     assert main(["show", "model=unet", f"draw={path}", "dims=3", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["name"], document["drawing"]) == ("unet", str(path))
-    assert "128³" in path.read_text(encoding="utf-8")
+    assert "64³" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Any timm network that offers a pyramid of maps, as the encoder of a 2D U-Net."""
 
+import re
 from collections.abc import Mapping, Sequence
 from math import log2
 from pathlib import Path
@@ -14,18 +15,24 @@ from unetkit.types import TaskShape
 
 DECODER_WIDTHS = (256, 128, 64, 32, 16)
 ENCODER_DIMS = (2,)
+STEM_FIRST = re.compile(r"timm-efficientnet-(b[0-7])")
+"""EfficientNets under the names of segmentation_models.pytorch: the finest map is the stem's, not the first stage's."""
 
 
 class TimmEncoder(nn.Module):
     """The maps of a timm network at 1/2, 1/4, ... of the input, finest first, with None for levels it has not.
 
-    `name` is timm's, with or without "tu-" before it; the maps are those of timm's `features_only`. `pretrained`
-    fetches its weights, `weights` names a .safetensors file with them instead; weights for RGB are summed or repeated
-    to fit other channel counts. Raises ModelError for an unknown or unsuitable name and for weights that cannot be had.
+    `name` is timm's, with or without "tu-" before it, or one of STEM_FIRST; the maps are those of timm's
+    `features_only`. `pretrained` fetches its weights, `weights` names a .safetensors file with them instead; weights
+    for RGB are summed or repeated to fit other channel counts. Raises ModelError for an unknown or unsuitable name and
+    for weights that cannot be had.
     """
 
     def __init__(self, name: str, in_channels: int, *, pretrained: bool = False, weights: str | None = None) -> None:
         super().__init__()
+        stemmed = STEM_FIRST.fullmatch(name)
+        if stemmed:
+            name = f"efficientnet_{stemmed[1]}"
         self.network = _create(name.removeprefix("tu-"), in_channels, pretrained, weights)
         self.channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
         reductions = self.network.feature_info.reduction()
@@ -37,6 +44,10 @@ class TimmEncoder(nn.Module):
                 "choose one whose maps halve from one to the next"
             )
         self.channels = (*[0] * self.missing, *self.network.feature_info.channels())
+        self._stem: list[Tensor] = []
+        if stemmed:
+            self.channels = (0, self.network.conv_stem.out_channels, *self.channels[2:])
+            self.network.bn1.register_forward_hook(self._keep_stem)
         self.strides = ((1, 1), *[(2, 2)] * (len(self.channels) - 1))
         # those of segmentation_models.pytorch, which starts with the widest at the deepest level
         self.decoder_widths = DECODER_WIDTHS[: len(self.channels) - 1][::-1]
@@ -44,9 +55,14 @@ class TimmEncoder(nn.Module):
 
     def forward(self, x: Tensor, levels: int | None = None) -> Sequence[Tensor | None]:
         maps = self.network(x)
+        if self._stem:
+            maps = [self._stem.pop(), *maps[1:]]
         if self.channels_last:  # Swin and its like give [B, H, W, C]
             maps = [m.movedim(-1, 1) for m in maps]
         return [*[None] * self.missing, *maps][:levels]  # timm computes all of them, however few are asked for
+
+    def _keep_stem(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        self._stem[:] = [output]
 
 
 def encoder_for(
