@@ -115,6 +115,8 @@ def _attend(stage: SwinStage, x: Tensor, change: Change | None = None) -> tuple[
         source=("github:NITR098/AttSwinUNet", "4b14f37", "none stated"),
         params={2: 32681988},
         params_at={2: (3, 9, (224, 224))},
+        gflops={2: 16.57},
+        activation_mb={2: 325.6},
         notes=(
             "In the reference the encoder's attention is added after the decoder's has been used, so without effect: "
             "by default it acts as the paper says, as_published=true leaves it out. It is that of the stage's last "

@@ -126,6 +126,8 @@ class BarlowSwin(nn.Module):
         source=("github:mkianih/Barlow-Swin", "a45ca42", "none stated"),
         params={2: 7001683},
         params_at={2: (3, 1, (512, 512))},
+        gflops={2: 34.77},
+        activation_mb={2: 1114.0},
         notes=(
             "Positions are learned for the built patch size, so parameters vary with it. The reference never trains "
             "its 2352 relative position biases, nor saves them, and so counts 6999331: by default they learn, "

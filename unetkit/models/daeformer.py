@@ -96,6 +96,8 @@ class CrossJoin(nn.Module):
         source=("github:mindflow-institue/DAEFormer", "9460d3a", "MIT"),
         params={2: 29690201},
         params_at={2: (3, 9, (224, 224))},
+        gflops={2: 43.11},
+        activation_mb={2: 713.8},
         notes=(
             "The reference's 48073065 parameters contain 18382864 that its forward pass skips (all of the deepest "
             "decoder level, two norms per MLP); as_published=true builds them too, unused. Queries and keys of the "

@@ -128,6 +128,8 @@ def load_focal(model: SwinUnet, state: dict[str, Tensor]) -> int:
         source=("github:givkashi/Focal-Unet", "aed3779", "none stated (FocalNet: MIT)"),
         params={2: 44253868},
         params_at={2: (1, 9, (224, 224))},
+        gflops={2: 19.91},
+        activation_mb={2: 290.8},
         notes=(
             "One channel is repeated to three, as in the reference, which takes no other input. Its count is 44254060: "
             "the 192 parameters of a norm that it never uses are left out. Depths are those its training script "

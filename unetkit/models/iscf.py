@@ -82,6 +82,8 @@ class LinearJoin(nn.Module):
         source=("github:saniaesk/skin-lesion-segmentation", "2618f7d", "none stated"),
         params={2: 21485021},
         params_at={2: (3, 1, (224, 224))},
+        gflops={2: 32.69},
+        activation_mb={2: 383.0},
         notes=(
             "The reference registers 23431389 parameters; left out are the 1946368 that its forward pass skips "
             "(projections and norms of the fusion, two norms per MLP, most of its last decoder level). Its head count "

@@ -137,6 +137,8 @@ def _stage(
         source=("github:Huaibei-normal-university-cv-laboratory/mbdresunet", "115454d", "none stated"),
         params={3: 3870939},
         params_at={3: (4, 4, (128, 128, 128))},
+        gflops={3: 51.44},
+        activation_mb={3: 2076.0},
         notes="logits, where the reference has a softmax; dilated=false is its MBRes-U-Net. The reference counts 296"
         " parameters more, an attention that is unused, and draws the dilated blocks' starting weights from torch's own"
         " distribution: as_published=true does both. 2D is our extension; a single input channel is not weighed.",

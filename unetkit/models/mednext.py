@@ -141,6 +141,8 @@ def _build(
         source=("github:MIC-DKFZ/MedNeXt", "0b78ed8", "Apache-2.0"),
         params={3: 5550914},
         params_at={3: (1, 2, (128, 128, 128))},
+        gflops={3: 254.5},
+        activation_mb={3: 15130.0},
         notes="as_published=true adds the reference's dummy_tensor, one unused parameter; counted here without it and"
         " without the lower heads of deep supervision",
     )
@@ -175,6 +177,8 @@ def mednext_s(
         source=("github:MIC-DKFZ/MedNeXt", "0b78ed8", "Apache-2.0"),
         params={3: 10526306},
         params_at={3: (1, 2, (128, 128, 128))},
+        gflops={3: 333.3},
+        activation_mb={3: 16520.0},
         notes="as mednext_s",
     )
 )
@@ -204,6 +208,8 @@ def mednext_b(
         source=("github:MIC-DKFZ/MedNeXt", "0b78ed8", "Apache-2.0"),
         params={3: 17548962},
         params_at={3: (1, 2, (128, 128, 128))},
+        gflops={3: 487.1},
+        activation_mb={3: 3042.0},
         notes="as mednext_s; blocks are computed again in the backward pass, as published",
     )
 )
@@ -233,6 +239,8 @@ def mednext_m(
         source=("github:MIC-DKFZ/MedNeXt", "0b78ed8", "Apache-2.0"),
         params={3: 61779266},
         params_at={3: (1, 2, (128, 128, 128))},
+        gflops={3: 989.1},
+        activation_mb={3: 3214.0},
         notes="as mednext_s; blocks are computed again in the backward pass, as published",
     )
 )

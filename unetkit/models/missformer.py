@@ -103,6 +103,8 @@ class BridgeLayer(nn.Module):
         source=("github:ZhifangDeng/MISSFormer", "007424e", "none stated"),
         params={2: 35452745},
         params_at={2: (3, 9, (224, 224))},
+        gflops={2: 16.0},
+        activation_mb={2: 401.3},
         notes=(
             "The reference's 42462537 parameters contain 7009792 that its forward pass skips (blocks of the deepest "
             "decoder level, two norms per MLP); as_published=true builds them too, unused. One channel is repeated to "

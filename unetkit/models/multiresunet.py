@@ -127,6 +127,8 @@ class Finest(nn.Sequential):
         source=("github:nibtehaz/MultiResUNet", "5318aaf", "MIT"),
         params={2: 7238228, 3: 18633167},
         params_at={2: (3, 1, (256, 256)), 3: (4, 1, (80, 80, 48))},
+        gflops={2: 31.35, 3: 195.3},
+        activation_mb={2: 603.7, 3: 2060.0},
         notes="variant keras is the paper's network (7,262,750 and 18,657,689 with the statistics of its norms), torch "
         "the authors' other release, which normalises elsewhere and has one output channel more than it has classes",
     )

@@ -91,6 +91,8 @@ class WaveletEncoder(nn.Module):
         source=("github:aitechlabcn/neUNet", "0d15637", "MIT"),
         params={3: 203766570},
         params_at={3: (1, 2, (128, 128, 128))},
+        gflops={3: 2827.0},
+        activation_mb={3: 5559.0},
         notes="sides and strides as plain_unet; the bands are computed in the network, of any number of channels, where"
         " the reference has the loader do it and fixes three channels in 2D; wavelets=false leaves only the sub-pixel"
         " decoder; without deep supervision the lower heads are built but unused",

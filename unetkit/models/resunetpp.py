@@ -100,6 +100,8 @@ def _excited(layers: Layers, in_channels: int, channels: int, stride: Size = 1) 
         source=("github:rishikksh20/ResUnet", "9998512", "none stated"),
         params={2: 14482564},
         params_at={2: (3, 1, (256, 256))},
+        gflops={2: 141.2},
+        activation_mb={2: 569.3},
         notes="as the public PyTorch code: 3 wide shortcuts, attention weights are not squashed, no norm beside the "
         "first unit",
     )

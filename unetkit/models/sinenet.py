@@ -94,6 +94,8 @@ class Wave(nn.Module):
         source=("github:divelab/AIRS", "4a16c68", "MIT"),
         params={2: 35490219},
         params_at={2: (12, 3, (128, 128))},
+        gflops={2: 83.94},
+        activation_mb={2: 631.3},
         notes="time steps and components of a field are channels: [B, T C, H, W] in, [B, T' C', H, W] out; waves=8, 6, "
         "4, 2 are the published sizes, waves=1 with width=128 and waves=1, repeats=8, growth=1.425 (deeper U-Net) the "
         "paper's comparisons, dual=false its entangled ablation; 2D only, for cubic enlargement",

@@ -111,6 +111,8 @@ def load_stunet(model: nn.Module, state: dict[str, Tensor]) -> int:
         source=("github:uni-medical/STU-Net", "0652eaf", "Apache-2.0"),
         params={3: 14596941},
         params_at={3: (1, 105, (128, 128, 128))},
+        gflops={3: 256.4},
+        activation_mb={3: 2154.0},
         notes="six levels whatever the patch: strides of a plan are cut or filled up; without deep supervision the"
         " lower heads are built but unused; 2D is our extension; weights takes the released tensors by their names",
     )
@@ -142,6 +144,8 @@ def stunet_s(
         source=("github:uni-medical/STU-Net", "0652eaf", "Apache-2.0"),
         params={3: 58262669},
         params_at={3: (1, 105, (128, 128, 128))},
+        gflops={3: 1008.0},
+        activation_mb={3: 4299.0},
         notes="as stunet_s; without deep supervision the lower heads are built but unused",
     )
 )
@@ -169,6 +173,8 @@ def stunet_b(
         source=("github:uni-medical/STU-Net", "0652eaf", "Apache-2.0"),
         params={3: 440302605},
         params_at={3: (1, 105, (128, 128, 128))},
+        gflops={3: 7598.0},
+        activation_mb={3: 14310.0},
         notes="as stunet_s; without deep supervision the lower heads are built but unused",
     )
 )
@@ -196,6 +202,8 @@ def stunet_l(
         source=("github:uni-medical/STU-Net", "0652eaf", "Apache-2.0"),
         params={3: 1457326221},
         params_at={3: (1, 105, (128, 128, 128))},
+        gflops={3: 25170.0},
+        activation_mb={3: 30050.0},
         notes="as stunet_s; without deep supervision the lower heads are built but unused",
     )
 )

@@ -74,6 +74,8 @@ VARIANTS = {"paper": _paper, "original": _original, "wolny": _wolny}
         source=("github:wolny/pytorch-3dunet", "a33e2c7", "MIT"),
         params={3: 19075523},
         params_at={3: (3, 3, (64, 64, 64))},
+        gflops={3: 489.4},
+        activation_mb={3: 920.1},
         notes="the authors' own code is a fork of Caffe: they print 19,069,955 parameters, which leaves out 896 biases "
         "of transposed convolutions and 4,672 scales and shifts of norms; variants original (unpadded, mirrored "
         "border: 132 x 132 x 116 sees 44 x 44 x 28), wolny (pytorch-3dunet)",

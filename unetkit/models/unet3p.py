@@ -113,6 +113,8 @@ class FullSizeHeads(nn.Module):
         source=("github:ZJUGiveLab/UNet-Version", "8ecd067", "none stated"),
         params={2: 26971777},
         params_at={2: (3, 1, (256, 256))},
+        gflops={2: 395.3},
+        activation_mb={2: 1394.0},
         notes="logits, where the public code ends in a sigmoid; classification_guided=true blanks images judged empty "
         "and lets the judge learn from the segmentation, which the public argmax (as_published=true) prevents",
     )

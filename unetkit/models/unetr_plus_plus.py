@@ -167,6 +167,8 @@ def _enlarge(layers: Layers, in_channels: int, channels: int, stride: Size) -> n
         source=("github:Amshaker/unetr_plus_plus", "dcba1c6", "Apache-2.0"),
         params={3: 42953010},
         params_at={3: (1, 14, (64, 128, 128))},
+        gflops={3: 94.9},
+        activation_mb={3: 2180.0},
         notes=(
             "Positions and token projections are learned for the built patch size. as_published=true permutes the axes "
             "of the spatial branch as the reference does, which mixes tokens with channels and on which its weights "
