@@ -31,6 +31,7 @@ class MixBlock(nn.Module):
         self.narrow = _conv_act_norm(layers, EXPANSION * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, *S] to the same shape."""
         return self.narrow(self.widen(self.space(x) + x))
 
 

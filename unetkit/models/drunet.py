@@ -75,6 +75,7 @@ class DRUNet(nn.Module):
         glorot_init(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map image and coarse maps [B, C, *S] to logits [B, K, *S]."""
         image, coarse = x[:, : -self.maps], x[:, -self.maps :]
         maps = self.encoder(torch.cat([image, self.coarse(coarse)], 1))
         return self.heads(self.decoder([None, *maps[1:]]))
@@ -123,6 +124,7 @@ class DenseLayer(nn.Module):
         self.main = nn.Sequential(_before(layers, in_channels, 4 * growth), _before(layers, 4 * growth, growth, 3))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, *S] to [B, C + growth, *S]."""
         return torch.cat([x, self.main(x)], 1)
 
 
@@ -145,6 +147,7 @@ class PreActivationBottleneck(nn.Module):
         self.project = project
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in_channels, *S] to [B, 4 hidden, *S / stride]."""
         # before() must not change x in place, as the shortcut may need it: a norm comes first
         ready = self.before(x)
         return self.main(ready) + self.shortcut(ready if self.project else x)
@@ -158,6 +161,7 @@ class ZeroBorderPool(nn.Module):
         self.pool = layers.pool(2, kernel_size=3)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, *S] to [B, C, *S / 2]."""
         return self.pool(F.pad(x, [1, 1] * (x.ndim - 2)))
 
 
@@ -200,6 +204,7 @@ class PatchClassifier(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map a patch [B, C, *S] to logits [B, K, *S], the same at all voxels."""
         means = [trunk(x).flatten(2).mean(2) for trunk in (self.dense, self.residual)]
         logits = self.head(torch.cat(means, 1))
         return logits.view(*logits.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])

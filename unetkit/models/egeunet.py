@@ -25,6 +25,7 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of a map [B, C, *S]."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, *S] to the same shape."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -58,6 +59,7 @@ class HadamardAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in_channels, *S] to [B, channels, *S]."""
         space, *lines, rest = self.norm(x).chunk(self.parts, 1)
         size = x.shape[2:]
         found = [space * self.space_convs(self.layers.linear(self.space, size, aligned=True))]
@@ -84,6 +86,7 @@ class GroupBridge(nn.Module):
         self.out = nn.Sequential(ChannelNorm(merged, eps=EPS), layers.conv(merged, channels, 1))
 
     def forward(self, below: Tensor, skip: Tensor, mask: Tensor) -> Tensor:
+        """Return the merged skip, of the shape of `skip`."""
         below = self.layers.linear(self.project(below), skip.shape[2:], aligned=True)
         parts = zip(self.groups, below.chunk(GROUPS, 1), skip.chunk(GROUPS, 1), strict=True)
         return self.out(torch.cat([group(torch.cat([low, high, mask], 1)) for group, low, high in parts], 1))
@@ -107,6 +110,7 @@ class EGEUNet(nn.Module):
         light_init(self)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Map an image [B, C, *S] to logits [B, K, *S], or to a tuple with the masks behind them."""
         size = x.shape[2:]
         skips: list[Tensor] = []
         masks: list[Tensor] = []

@@ -40,6 +40,7 @@ class DilatedGatedAttention(nn.Module):
         self.shortcut = layers.conv(in_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in_channels, *S] to [B, channels, *S]."""
         parts = [conv(part) for conv, part in zip(self.dilated, x.chunk(GROUPS, 1), strict=True)]
         x = self.mix(torch.cat(parts, 1))
         return self.out(self.gate(x) * self.value(x)) + self.shortcut(x)
@@ -57,6 +58,7 @@ class ExternalAttention(nn.Module):
         self.act = layers.act()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, *S] to the same shape."""
         scores = self.keys(self.query(x).flatten(2)).softmax(-1)  # [B, slots, N], over positions
         scores = scores / (TINY + scores.sum(1, keepdim=True))
         return self.act(x + self.out(self.values(scores).view(x.shape)))
@@ -81,6 +83,7 @@ class SpatialChannelBridge(nn.Module):
         self.weights = nn.ModuleList(nn.Linear(sum(widths), width) for width in widths)
 
     def forward(self, skips: Sequence[Tensor]) -> list[Tensor]:
+        """Return the weighed skips, finest first."""
         gates = [self.places(torch.cat([s.mean(1, keepdim=True), s.amax(1, keepdim=True)], 1)) for s in skips]
         placed = [gate.sigmoid() * s for gate, s in zip(gates, skips, strict=True)]
         summed = [p + s for p, s in zip(placed, skips, strict=True)]
@@ -106,6 +109,7 @@ class MALUNet(nn.Module):
         light_init(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map an image [B, C, *S] to logits [B, K, *S]."""
         maps = []
         for stage in self.stages:
             x = stage(x)

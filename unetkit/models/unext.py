@@ -46,6 +46,7 @@ class ShiftedMlp(nn.Module):
         self.depthwise = nn.ModuleList(layers.conv(channels, channels, groups=channels) for _ in range(layers.dims - 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, *S, C] to the same shape."""
         y = self.norm(x)
         for axis, linear in enumerate(self.linears):
             if axis:
@@ -65,6 +66,7 @@ class TokenMixing(nn.Module):
         fan_out_init(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, *S] to the same shape."""
         return self.norm(self.mlp(x.movedim(1, -1))).movedim(-1, 1)
 
 
@@ -79,6 +81,7 @@ class TokenStage(nn.Module):
         self.mixing = TokenMixing(layers, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in_channels, *S] to [B, channels, *S / stride]."""
         return self.mixing(self.norm(self.proj(x).movedim(1, -1)).movedim(-1, 1))
 
 
@@ -94,7 +97,7 @@ def _unext(task: TaskShape, widths: Sequence[int]) -> nn.Module:
     divides = partial(check_divides, (2 ** len(widths),) * task.dims)
     divides(task.patch_size)
     layers = Layers(task.dims, up="linear")
-    blocks: list[Block] = [_conv_stage] * convs + [TokenStage] * TOKEN_LEVELS
+    blocks: Sequence[Block] = [_conv_stage] * convs + [TokenStage] * TOKEN_LEVELS
     encoder = Encoder(layers, task.in_channels, widths, blocks, strides=[2] * len(widths), pool=False)
     # the step to the image's resolution has neither norm nor skip
     steps = [EnlargeStage(layers.but(norm="none"), layers.conv(widths[0], widths[0]), widths[0])]
