@@ -246,17 +246,19 @@ def golden(only: str | None) -> str:
 
     With the name of a model the stored numbers of the others stay.
     """
-    stored = json.loads(GOLDEN.read_text(encoding="utf-8")) if only else {}
-    lines = []
-    for name, dims in sorted((name, dims) for name, info in catalog().items() for dims in info.dims):
-        key = f"{name} {dims}d"
+    cases = [f"{name} {dims}d" for name, info in sorted(catalog().items()) for dims in info.dims]
+    found = {}
+    for key in cases:
+        name, dims = key.split()
         if only in (None, name):
+            size = smallest(name, int(dims[0]))
             with device_of(name):
-                model = create_model(name, in_channels=2, num_classes=3, patch_size=smallest(name, dims))
-            stored[key] = golden_of(model)
-        if key in stored:
-            lines.append(f"{json.dumps(key)}: {json.dumps(stored[key])}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+                found[key] = golden_of(create_model(name, in_channels=2, num_classes=3, patch_size=size))
+    # read last: somebody else may have written lines of another model meanwhile
+    stored = json.loads(GOLDEN.read_text(encoding="utf-8")) | found if only else found
+    return (
+        "{\n" + ",\n".join(f"{json.dumps(key)}: {json.dumps(stored[key])}" for key in cases if key in stored) + "\n}\n"
+    )
 
 
 def smallest(name: str, dims: int) -> tuple[int, ...]:
