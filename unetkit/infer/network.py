@@ -71,7 +71,7 @@ def pruned(network: nn.Module, depth: int | str | None) -> nn.Module:
     if not isinstance(depth, int):
         raise RecipeError(f"infer.depth={depth}: one network predicts; give one of {', '.join(map(str, known))}")
     try:
-        cut: nn.Module = network.at_depth(depth)
+        cut: nn.Module = network.at_depth(depth)  # type: ignore[operator]
     except ModelError as error:
         raise RecipeError(f"infer.{error}; choose another depth, or drop the key") from error
     return cut
@@ -81,7 +81,7 @@ def depths_of(network: nn.Module) -> tuple[int, ...]:
     """Return the numbers of columns that a network can be cut to. Raises RecipeError for one without columns."""
     if not hasattr(network, "at_depth"):
         raise RecipeError("infer.depth: this network has no columns to leave out, as unetpp has; drop the key")
-    depths: tuple[int, ...] = network.depths
+    depths: tuple[int, ...] = network.depths  # type: ignore[assignment]
     return depths
 
 

@@ -91,6 +91,9 @@ class NestedDecoder(nn.Module):
 class NestedUNet(UNet):
     """A UNet++ that can be cut to its first columns after training: the paper's pruning."""
 
+    decoder: NestedDecoder
+    heads: Heads
+
     @property
     def depths(self) -> tuple[int, ...]:
         """Numbers of columns that it can be cut to: all that have a head of their own that was trained."""
@@ -123,7 +126,7 @@ class Columns(nn.Module):
             part: nn.ModuleDict({key: module for key, module in getattr(whole.decoder, part).items() if key in kept})
             for part in ("ups", "blocks")
         }
-        if isinstance(self.encoder, Encoder):
+        if isinstance(whole.encoder, Encoder):
             self.encoder._modules = {"stages": whole.encoder.stages[: self.reach + 1]}
 
     def forward(self, x: Tensor) -> Tensor:
