@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 IGNORE = 255
 """Value of an encoded label voxel that no loss and no metric may look at."""
 
+INSTANCE_LAYERS = 4
+"""Layers of an encoded label of instances: class, distance, and two bytes of the object's number."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -83,6 +86,7 @@ class Labels:
     `threshold`: the file is a grey mask, values above it are class 1 (then `values` is ((1,),)).
     `background`: values known to mean nothing that is wanted (0 is among them unless a class takes it).
     `strict`: any other value is an error; otherwise it is background.
+    `instances`: values number the objects of the only class (then `values` is ((1,),)).
     """
 
     classes: tuple[str, ...]
@@ -92,6 +96,7 @@ class Labels:
     threshold: float | None = None
     strict: bool = True
     background: tuple[int, ...] = ()
+    instances: bool = False
 
     def __post_init__(self) -> None:
         # The order of both is that of the network's outputs, so they have to match one to one.
@@ -102,8 +107,23 @@ class Labels:
 
     @property
     def num_outputs(self) -> int:
-        """Channels of the network's output: classes and background, or one per region."""
+        """Channels of the network's output: classes and background, one per region, or foreground and distance."""
         return len(self.classes) if self.regions else len(self.classes) + 1
+
+    @property
+    def sigmoid(self) -> bool:
+        """Whether each output has a sigmoid of its own, for regions and instances; else they share a softmax."""
+        return self.regions or self.instances
+
+    @property
+    def class_layers(self) -> int:
+        """Layers of an encoded label that say where the classes are: one per region, else one of class indices."""
+        return len(self.classes) if self.regions else 1
+
+    @property
+    def layers(self) -> int:
+        """All layers L of an encoded label; those beyond the classes tell instances apart (see `data/instances`)."""
+        return INSTANCE_LAYERS if self.instances else self.class_layers
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def encode_label(case: Case, image: Volume, raw: Volume, labels: Labels) -> Volu
 
     Raises DataError for values outside the declared set.
     """
-    encoded = encode(raw.data[0], labels, f"case {case.id}: {_name(raw)}")
+    encoded = encode(raw.data[0], labels, f"case {case.id}: {_name(raw)}", raw.spacing)
     if case.roi is not None:
         # The region may cover labelled voxels; outside of it they are as unknown as the rest.
         encoded[:, ~read_roi(case, image)] = IGNORE

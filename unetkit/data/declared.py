@@ -87,6 +87,11 @@ def final_labels(
     The recipe's word goes first, then the data set's, then what `scan` finds in the files.
     Raises RecipeError if the recipe's classes contradict each other.
     """
+    if section.instances:
+        # The file values are numbers of objects, so that of a class only the name is needed.
+        names = [*(section.classes or {}), *declared.classes]
+        name = names[0] if len(names) == 1 else "object"
+        return Labels((name,), ((1,),), ignore=tuple(section.ignore), instances=True), []
     if section.threshold is not None:
         # A threshold makes one class; its name is the first that anybody gives.
         names = [*(section.classes or {}), *declared.classes, "foreground"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unetkit.data.instances import encode_instances, instance_numbers
 from unetkit.errors import DataError
 from unetkit.types import IGNORE, Labels
 
@@ -16,10 +17,11 @@ _CHUNK = 1 << 22
 _SHOWN = 8
 
 
-def encode(array: np.ndarray, labels: Labels, where: str) -> np.ndarray:
+def encode(array: np.ndarray, labels: Labels, where: str, spacing: Sequence[float] | None = None) -> np.ndarray:
     """Return file values [*S] as uint8 [L, *S]: class indices with 255 to ignore, or 0/1/255 for each region.
 
-    Bool arrays are 1-bit masks: true is 1, or the only class there is. `where` names the file in errors.
+    Of instances it is the layers that `data/instances` tells, for which `spacing` is that of the voxels. Bool arrays
+    are 1-bit masks: true is 1, or the only class there is. `where` names the file in errors.
     Raises DataError for values outside the declared set, for fractions, and for NaN.
     """
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -27,6 +29,8 @@ def encode(array: np.ndarray, labels: Labels, where: str) -> np.ndarray:
     if labels.threshold is not None:
         return _encode_grey(array, labels)
     codes = _integers(array, labels, where)
+    if labels.instances:
+        return encode_instances(codes, labels.ignore, where, spacing)
     # A look-up table over low..high is one pass over the voxels, however many classes there are.
     low, high = min(int(codes.min()), 0), int(codes.max())
     if high - low > _WIDEST_RANGE:
@@ -44,8 +48,10 @@ def decode(encoded: np.ndarray, labels: Labels) -> np.ndarray:
     """Return uint8 [L, *S] as file values [*S] (uint8 or uint16), such that `encode` gives the classes back.
 
     A class made of several values becomes the first of them. Where regions overlap, the value that makes up
-    exactly those regions is taken, or else the last region paints over the others.
+    exactly those regions is taken, or else the last region paints over the others. Instances keep their numbers.
     """
+    if labels.instances:
+        return instance_numbers(encoded)
     if labels.threshold is not None:
         # As the training masks were: 0/255 pictures, or 0/1 where the threshold is a share.
         inside = 255 if 1 <= labels.threshold < 255 else int(labels.threshold) + 1

@@ -130,7 +130,8 @@ def _grey(name: str, grey: Sequence[FileFacts]) -> tuple[Labels, list[str]]:
 def _foreground(reason: str) -> tuple[Labels, list[str]]:
     labels = Labels(("foreground",), ((1,),), threshold=0.0)
     return labels, [
-        f"{reason}: all of them are one class 'foreground'; name values in data.classes if they are classes"
+        f"{reason}: all of them are one class 'foreground'; data.instances=true tells the objects apart, data.classes "
+        "names values that are classes"
     ]
 
 

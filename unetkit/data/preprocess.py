@@ -112,7 +112,9 @@ def expected_shape(image: Volume, plan: Plan) -> tuple[int, ...]:
 
 def prepare_label(label: Volume, geometry: Geometry, plan: Plan) -> np.ndarray:
     """Bring an encoded label [L, *S] to the grid of its prepared image: uint8 [L, *P]. Raises ShapeError."""
-    return _on_network_grid(label, geometry, 0 if geometry.corners else int(plan.resampling["label"]))
+    # Numbers of objects are two layers that have to stay together: each voxel takes those of one voxel.
+    nearest = geometry.corners or plan.labels.instances
+    return _on_network_grid(label, geometry, 0 if nearest else int(plan.resampling["label"]))
 
 
 def prepare_previous(label: Volume, geometry: Geometry, plan: Plan) -> np.ndarray:

@@ -110,44 +110,43 @@ class Restored(ABC):
 
 
 class LabelMap(Restored):
-    """Encoded labels uint8 [L, *S] on the input's grid: class indices, or 0/1 per region.
+    """Encoded labels uint8 [L, *S] on the input's grid: class indices, or 0/1 per region (or for all instances).
 
     The largest logit wins, on ties the lower class; a region is where the sigmoid is above a half. What had been
     cropped away is 0. With `nearest` labels are decided on the network's grid, and each voxel takes the nearest.
     """
 
     def __init__(self, geometry: Geometry, plan: Plan, *, axis: int = 0, nearest: bool = False) -> None:
-        self.regions = plan.labels.regions
-        layers = plan.labels.num_outputs if self.regions else 1
-        result = np.zeros((layers, *geometry.input_shape), np.uint8)
+        self.sigmoid = plan.labels.sigmoid
+        result = np.zeros((plan.labels.class_layers, *geometry.input_shape), np.uint8)
         super().__init__(result, geometry, axis, linear=not nearest)
 
     def _write(self, block: Tensor, taps: Sequence[Taps], out: np.ndarray) -> None:
         for layer, labels in enumerate(out):
-            if self.regions:
+            if self.sigmoid:
                 _decide(block[layer : layer + 1], taps, _positive, labels)
             else:
                 _decide(block, taps, _winner, labels)
 
 
 class ChanceMap(Restored):
-    """Probabilities float32 [K, *S] on the input's grid.
+    """Probabilities float32 [K, *S] on the input's grid; of instances the second is no probability but the distance.
 
     Softmax or sigmoid comes after the interpolation, so that the largest is the predicted class. What had been cropped
     away is background for certain.
     """
 
     def __init__(self, geometry: Geometry, plan: Plan, *, axis: int = 0) -> None:
-        self.regions = plan.labels.regions
+        self.sigmoid = plan.labels.sigmoid
         result = np.zeros((plan.labels.num_outputs, *geometry.input_shape), np.float32)
-        if not self.regions:
+        if not self.sigmoid:
             result[0] = 1
         super().__init__(result, geometry, axis, linear=True)
 
     def _write(self, block: Tensor, taps: Sequence[Taps], out: np.ndarray) -> None:
         for rows, part in _row_parts(taps, _VALUES // len(block)):
             logits = torch.stack([_interpolated(channel, part) for channel in block])
-            chances = logits.sigmoid_() if self.regions else logits.softmax(0)
+            chances = logits.sigmoid_() if self.sigmoid else logits.softmax(0)
             out[:, rows] = chances.cpu().numpy()
 
 

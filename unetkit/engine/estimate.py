@@ -44,7 +44,7 @@ class StepEstimate:
         with torch.device("meta"):
             loss = build_loss(train.loss, plan.labels, plan.batch_dice)
         shape = (plan.batch_size, plan.task.in_channels, *plan.patch_size)
-        labels = (plan.batch_size, len(plan.labels.classes) if plan.labels.regions else 1, *plan.patch_size)
+        labels = (plan.batch_size, plan.labels.layers, *plan.patch_size)
         half = HALF.get(choose_format(train.precision, self.device))
         try:
             return trace_step(network, loss, shape, labels, half=half, kept=self._kept())

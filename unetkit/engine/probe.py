@@ -134,9 +134,8 @@ def _two_steps(plan: Plan, recipe: Recipe, device: torch.device) -> None:
     loss = build_loss(recipe.train.loss, plan.labels, plan.batch_dice)
     # compiling takes minutes, and takes less memory rather than more
     stepper = Stepper(network, loss, recipe.train.model_copy(update={"compile": False}), device)
-    kinds = len(plan.labels.classes) if plan.labels.regions else 1
     image = torch.zeros(plan.batch_size, plan.task.in_channels, *plan.patch_size)
-    label = torch.zeros(plan.batch_size, kinds, *plan.patch_size, dtype=torch.uint8)
+    label = torch.zeros(plan.batch_size, plan.labels.layers, *plan.patch_size, dtype=torch.uint8)
     batches = [_Noise(image, label)] * recipe.train.accumulate
     # the optimiser makes its moments in the first step, and needs them all in the second
     for step in range(2):

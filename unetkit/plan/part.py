@@ -71,7 +71,7 @@ def measure_case(case: Case, labels: Labels, channels: int) -> Part:
     if label is None:
         raise DataError(f"case {case.id}: no label; add one, or leave the case out")
     _check(case, image, channels)
-    image_data, encoded = _in_memory_order(image.data, label.data)
+    image_data, encoded = _in_memory_order(image.data, label.data[: labels.class_layers])
     foreground = ((encoded > 0) & (encoded < IGNORE)).any(axis=0)
     known = int(np.count_nonzero(encoded[0] != IGNORE))
     histograms = tuple(histogram(channel[foreground]) for channel in image_data)

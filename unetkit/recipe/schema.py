@@ -85,6 +85,9 @@ class DataSection(Section):
         None, description="foreground classes in output order: name -> label value(s) in the files"
     )
     regions: bool = Field(False, description="classes overlap: one sigmoid output per class, no background output")
+    instances: bool = Field(
+        False, description="label values number the objects of one class, which are told apart (AP, PQ)"
+    )
     ignore: list[int] = Field([], description="label values that neither loss nor metrics look at")
     threshold: float | None = Field(None, description="label files are grey masks: above this value is foreground")
     strict: bool = Field(True, description="label values that no class names are an error; false: they are background")
@@ -121,6 +124,10 @@ class DataSection(Section):
         if self.threshold is not None and self.classes is not None and len(self.classes) != 1:
             raise ValueError(
                 f"threshold makes one foreground class, classes names {len(self.classes)}; drop one of the two"
+            )
+        if self.instances and (self.regions or self.threshold is not None or len(self.classes or "1") != 1):
+            raise ValueError(
+                "instances are the numbered objects of one class; drop regions and threshold, name one class"
             )
         if self.clip is not None and self.clip[0] >= self.clip[1]:
             raise ValueError(f"clip [{self.clip[0]}, {self.clip[1]}]: the first value must be below the second")

@@ -41,10 +41,9 @@ def prepared_bytes(case: Case, plan: Plan) -> int:
             shape = expected_shape(Volume(data, tuple(map(float, spacing)), first.affine), plan)
     except (UnetkitError, ValueError, IndexError, np.linalg.LinAlgError):
         return 0
-    layers = len(plan.labels.classes) if plan.labels.regions else 1
     channels = sum(peek.channels for peek in peeks)
     # The label is held on the case's own grid instead where that is larger (validation).
-    return prod(shape) * channels * _IMAGE_BYTES + max(prod(shape), prod(first.shape)) * layers
+    return prod(shape) * channels * _IMAGE_BYTES + max(prod(shape), prod(first.shape)) * plan.labels.layers
 
 
 def require_room(folder: Path, needed: int, cases: int) -> None:
