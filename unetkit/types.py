@@ -126,6 +126,13 @@ class Labels:
         return INSTANCE_LAYERS if self.instances else self.class_layers
 
 
+def instance_numbers(encoded: np.ndarray) -> np.ndarray:
+    """Return the object of each voxel, uint16 [*S], of an encoded label of instances [4, *S]; what is ignored is 0."""
+    low, high = encoded[2], encoded[3].astype("uint16")
+    numbers: np.ndarray = (low | high << 8) * (encoded[0] != IGNORE)
+    return numbers
+
+
 @dataclass(frozen=True)
 class TaskShape:
     """What a network has to fit: input channels, output channels, patch size in voxels."""

@@ -6,14 +6,14 @@ from PIL import Image
 
 from unetkit.data.cases import read_case
 from unetkit.data.datasets import open_dataset
-from unetkit.data.instances import FULL, border_distance, encode_instances, instance_numbers
+from unetkit.data.instances import FULL, border_distance, encode_instances
 from unetkit.data.labels import decode, encode
 from unetkit.data.preprocess import preprocess
 from unetkit.errors import DataError, RecipeError
 from unetkit.plan.plan import Normalization, Plan
 from unetkit.recipe import resolve
 from unetkit.recipe.schema import DataSection
-from unetkit.types import IGNORE, Labels, Volume
+from unetkit.types import IGNORE, Labels, Volume, instance_numbers
 
 CELLS = Labels(("cell",), ((1,),), instances=True)
 

@@ -136,8 +136,10 @@ def test_unknown_rule_is_refused():
 
 
 def test_description_names_what_was_chosen():
-    said = describe(EvaluateSection(surface="element", hd95="pooled", tolerance_mm=3.0, spacing="unit", empty="worst"))
+    rules = EvaluateSection(surface="element", hd95="pooled", tolerance_mm=3.0, spacing="unit", empty="worst")
+    said = describe(rules, instances=True)
     assert set(METRICS) <= set(said)
+    assert "pq" not in describe(rules)
     assert "area elements" in said["hd95"]
     assert "both directions together" in said["hd95"]
     assert "at most 3 voxels" in said["nsd"]

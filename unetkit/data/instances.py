@@ -1,8 +1,8 @@
 """Labels whose values number objects, encoded as uint8 layers that move through all steps like any other label.
 
 Layer 0 is the class (0, 1, 255 to ignore), layer 1 the distance to the border of the object a voxel lies in, as
-0 to 254 for 0 to 1 of that object's largest; layers 2 and 3 are the low and the high byte of the object's number.
-Whatever takes each voxel of the result from one voxel of the source keeps the four of them together.
+0 to 254 for 0 to 1 of that object's largest; layers 2 and 3 are the low and the high byte of the object's number, which
+`types.instance_numbers` reads. Whatever takes each voxel of the result from one voxel of the source keeps the four of them together.
 """
 
 from __future__ import annotations
@@ -48,12 +48,6 @@ def with_numbers(numbers: np.ndarray, distance: np.ndarray) -> np.ndarray:
     encoded[1] = np.rint(distance * FULL)
     encoded[2], encoded[3] = numbers & 0xFF, numbers >> 8
     return encoded
-
-
-def instance_numbers(encoded: np.ndarray) -> np.ndarray:
-    """Return the object of each voxel, uint16 [*S], of an encoded label [4, *S]; what is ignored is 0."""
-    numbers = encoded[2] | encoded[3].astype(np.uint16) << 8
-    return np.where(encoded[0] == IGNORE, np.uint16(0), numbers)
 
 
 def border_distance(numbers: np.ndarray, spacing: Sequence[float] | None = None) -> np.ndarray:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unetkit.data.instances import encode_instances, instance_numbers
+from unetkit.data.instances import encode_instances
 from unetkit.errors import DataError
-from unetkit.types import IGNORE, Labels
+from unetkit.types import IGNORE, Labels, instance_numbers
 
 MAX_CLASSES = 253
 _UNKNOWN = 254

@@ -98,7 +98,7 @@ def evaluate_dataset(
             image, ref = read_case(case, dataset.labels)
             pred = on_grid_of(open_label(files[case.id], None, case.id), image, case.id)
             assert ref is not None  # labelled cases only
-            encoded = encode(pred.data[0], dataset.labels, f"case {case.id}, prediction")
+            encoded = encode(pred.data[0], dataset.labels, f"case {case.id}, prediction", image.spacing)
             tally.score(case.id, image, encoded, ref.data)
         except UnetkitError as error:
             tally.failures[case.id] = str(error)

@@ -82,7 +82,11 @@ class Evaluation:
         low, high = self.summary["mean"]["dice"]["ci95"] if "dice" in self.summary["mean"] else (math.nan, math.nan)
         interval = f", 95 % CI {low:.4f} to {high:.4f}" if math.isfinite(low) else ""
         lines.append(f"mean foreground Dice {_number('dice', self.dice)}{interval}, {len(self.rows)} cases")
-        lines += [f"{name}: {self.definitions[name]}" for name in ("hd95", "nsd", "empty") if name in self.definitions]
+        lines += [
+            f"{name}: {self.definitions[name]}"
+            for name in ("hd95", "nsd", "ap50", "pq", "empty")
+            if name in self.definitions
+        ]
         lines += [f"not scored: {case}: {why}" for case, why in self.failures.items()]
         return "\n".join(lines)
 

@@ -43,7 +43,8 @@ class Tally:
         self.rows[case] = scores
         # Pictures without a spacing count in pixels; one case with a spacing makes the whole table mm.
         self.metric = self.metric or image.affine is not None or any(s != 1 for s in image.spacing)
-        self.gallery.add(case, case_mean(scores, "dice"), take_picture(image, pred, ref))
+        shown = (array[: self.labels.class_layers] for array in (pred, ref))
+        self.gallery.add(case, case_mean(scores, "dice"), take_picture(image, *shown))
 
     def joined(self, peers: Peers | None, order: Sequence[str]) -> Tally:
         """Return the tally of all processes, the same on each, with its cases in the given order."""
@@ -62,7 +63,7 @@ class Tally:
         return Evaluation(
             rows=self.rows,
             summary=aggregate(self.rows),
-            definitions=describe(self.rules, unit="mm" if self.metric else "pixels"),
+            definitions=describe(self.rules, unit="mm" if self.metric else "pixels", instances=self.labels.instances),
             classes=self.labels.classes,
             failures=self.failures,
             pictures=self.gallery.chosen(),

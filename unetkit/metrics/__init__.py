@@ -11,6 +11,7 @@ counted by its area in mm2 (in 2D by its length in mm), as in Nikolov et al. 201
 
 from unetkit.metrics.case import METRICS, Rules, Scores, describe, evaluate_case
 from unetkit.metrics.distance import SurfaceDistances, assd, hausdorff, hd95, surface_dice, surface_distances
+from unetkit.metrics.instances import coco_average_precision, instance_scores
 from unetkit.metrics.overlap import dice, iou, precision, recall, volume_difference
 from unetkit.metrics.summary import aggregate, bootstrap_interval, case_mean
 
@@ -23,11 +24,13 @@ __all__ = [
     "assd",
     "bootstrap_interval",
     "case_mean",
+    "coco_average_precision",
     "describe",
     "dice",
     "evaluate_case",
     "hausdorff",
     "hd95",
+    "instance_scores",
     "iou",
     "precision",
     "recall",

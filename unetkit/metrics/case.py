@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -13,8 +13,9 @@ from scipy.ndimage import find_objects
 
 from unetkit.errors import ShapeError
 from unetkit.metrics.distance import HD95_METHODS, SURFACES, check_choice, surface_distances
+from unetkit.metrics.instances import INSTANCE_METRICS, instance_scores
 from unetkit.metrics.overlap import check_spacing, dice, iou, precision, recall, volume_difference
-from unetkit.types import IGNORE, Labels
+from unetkit.types import IGNORE, Labels, instance_numbers
 
 OVERLAPS = {
     "dice": dice,
@@ -25,7 +26,7 @@ OVERLAPS = {
 }
 DISTANCES = ("hd95", "assd", "nsd")
 COUNTS = ("predicted_voxels", "reference_voxels")
-METRICS = (*OVERLAPS, *DISTANCES)
+METRICS = (*OVERLAPS, *DISTANCES, *INSTANCE_METRICS)
 EMPTY_RULES = ("skip", "one", "worst", "synapse")
 
 # What agreement without a voxel is worth: ratios 1, differences and distances 0.
@@ -83,9 +84,10 @@ def evaluate_case(
 ) -> Scores:
     """Compare two encoded label maps [L, *S], uint8, class by class.
 
-    L is 1 with class indices, or one 0/1 map per region; voxels that are IGNORE in either map are background in
-    both. `spacing` is in mm per axis of S. Returns for each class name the METRICS that are asked for and the voxel
-    counts of both masks. Classes are measured in `workers` threads, by default one per processor core.
+    L is 1 with class indices, one 0/1 map per region, or 4 for instances; voxels that are IGNORE in either map are
+    background in both. `spacing` is in mm per axis of S. Returns for each class name the METRICS that are asked for,
+    those of `metrics/instances` for instances only, and the voxel counts of both masks. Classes are measured in
+    `workers` threads, by default one per processor core.
     Raises ShapeError for maps that do not fit each other or the labels and for a spacing that does not fit the maps,
     RecipeError for an unknown rule.
     """
@@ -101,11 +103,13 @@ def evaluate_case(
     pred, ref = _without_ignored(pred, ref)
     scale = tuple(float(s) for s in spacing) if rules.spacing == "file" else (1.0,) * (pred.ndim - 1)
     boxes = _class_boxes(pred, ref, labels)
+    objects = instance_scores(instance_numbers(pred), instance_numbers(ref)) if labels.instances else {}
 
     def measure(index: int) -> dict[str, float]:
         channel, value = (index, 1) if labels.regions else (0, index + 1)
         box = boxes[index]
-        return _measure(pred[channel][box] == value, ref[channel][box] == value, scale, rules, pred.shape[1:])
+        masks = pred[channel][box] == value, ref[channel][box] == value
+        return _measure(*masks, scale, rules, pred.shape[1:], objects)
 
     # Threads are enough: counting in numpy and the queries of the tree let go of the interpreter lock.
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
@@ -113,7 +117,7 @@ def evaluate_case(
 
 
 def _check_maps(pred: np.ndarray, ref: np.ndarray, labels: Labels) -> None:
-    channels = len(labels.classes) if labels.regions else 1
+    channels = labels.layers
     for name, array in (("prediction", pred), ("reference", ref)):
         if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[0] != channels:
             raise ShapeError(
@@ -150,10 +154,15 @@ def _union(one: Box | None, two: Box | None, dims: int) -> Box:
 
 
 def _measure(
-    pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...], rules: Rules, shape: tuple[int, ...]
+    pred: np.ndarray,
+    ref: np.ndarray,
+    spacing: tuple[float, ...],
+    rules: Rules,
+    shape: tuple[int, ...],
+    objects: Mapping[str, float],
 ) -> dict[str, float]:
-    """Measure one class on its crop; `shape` is that of the whole image."""
-    scores = {name: metric(pred, ref) for name, metric in OVERLAPS.items()}
+    """Measure one class on its crop; `shape` is that of the whole image, `objects` are scores of its instances."""
+    scores = {name: metric(pred, ref) for name, metric in OVERLAPS.items()} | objects
     if rules.distances:
         measured = surface_distances(pred, ref, spacing, surface=rules.surface)
         scores["hd95"] = measured.hd95(rules.hd95)
@@ -184,10 +193,11 @@ def _with_rule(
     return {name: value if math.isfinite(value) else worst.get(name, math.nan) for name, value in scores.items()}
 
 
-def describe(rules: Rules, *, unit: str = "mm") -> dict[str, str]:
+def describe(rules: Rules, *, unit: str = "mm", instances: bool = False) -> dict[str, str]:
     """Return one sentence for every metric and for the rules, as it has to stand beside the numbers.
 
-    `unit` is what the images' spacing is in; `unit` of the result is what the distances are in.
+    `unit` is what the images' spacing is in; `unit` of the result is what the distances are in. `instances` adds the
+    metrics of objects.
     """
     unit = unit if rules.spacing == "file" else "voxels"
     surface = "border voxels" if rules.surface == "voxel" else "marching-cubes area elements"
@@ -210,7 +220,7 @@ def describe(rules: Rules, *, unit: str = "mm") -> dict[str, str]:
             "nsd": f"surface Dice: share of {surface} at most {rules.tolerance_mm:g} {unit} from the other surface",
             "unit": unit,
         }
-    return said | {"empty": EMPTY_SENTENCES[rules.empty]}
+    return said | (INSTANCE_METRICS if instances else {}) | {"empty": EMPTY_SENTENCES[rules.empty]}
 
 
 EMPTY_SENTENCES = {

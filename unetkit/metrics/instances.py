@@ -20,6 +20,17 @@ from unetkit.errors import ShapeError
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """IoU thresholds 0.5, 0.55, ... 0.95 of the mean average precision, in DSB 2018 as in COCO."""
 
+INSTANCE_METRICS = {
+    "ap50": "AP of objects at IoU 0.5, TP / (TP + FP + FN) of each image, as DSB 2018 defines it",
+    "ap75": "the same AP at IoU 0.75",
+    "ap": "mean of that AP at IoU 0.5, 0.55, ... 0.95",
+    "pq": "panoptic quality, SQ x RQ, of objects matched with an IoU above 0.5",
+    "sq": "segmentation quality, the mean IoU of matched objects",
+    "rq": "recognition quality, the F1 score of matched objects",
+    "aji": "aggregated Jaccard index of the objects",
+}
+"""The metrics of `instance_scores`, and what each of them is."""
+
 _RECALLS = np.linspace(0, 1, 101)
 
 
@@ -134,7 +145,7 @@ def aggregated_jaccard(found: Overlap) -> float:
 
 
 def instance_scores(pred: np.ndarray, ref: np.ndarray) -> dict[str, float]:
-    """Return ap50, ap75, ap (mean over `THRESHOLDS`), pq, sq, rq and aji of two instance maps [*S]."""
+    """Return the `INSTANCE_METRICS` of two instance maps [*S]. Raises ShapeError as `overlap`."""
     found = overlap(pred, ref)
     precisions = {threshold: average_precision(found, threshold) for threshold in THRESHOLDS}
     quality = panoptic_quality(found)

@@ -21,6 +21,13 @@ TITLES = {
     "hd95": "HD95",
     "assd": "ASSD",
     "nsd": "NSD",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap": "AP",
+    "pq": "PQ",
+    "sq": "SQ",
+    "rq": "RQ",
+    "aji": "AJI",
 }
 MOST_CASES = 200
 # Orange to blue can be told apart with every kind of colour blindness, red to green cannot.
@@ -132,7 +139,7 @@ def _class_cells(scores: Scores, names: Sequence[str]) -> str:
 
 def _metric_cells(of_class: Mapping[str, float], metrics: Sequence[str]) -> str:
     # Colour only where 1 is best and 0 worst; distances have no such scale.
-    bounded = {"dice", "iou", "nsd"}
+    bounded = {"dice", "iou", "nsd", "ap50", "pq", "aji"}
     return "".join(
         f'<td style="{heat(of_class[m]) if m in bounded else ""}">{number(m, of_class[m])}</td>' for m in metrics
     )
