@@ -56,7 +56,12 @@ def attend(part: nn.Module, x: Tensor, seen: Tensor, heads: int) -> Tensor:
 
 
 class MixMlp(nn.Module):
-    """MLP with a depthwise convolution beside a shortcut, and a norm, between its layers."""
+    """MLP with a depthwise convolution beside a shortcut, and a norm, between its layers.
+
+    With `twice` set the shortcut computes the first layer once more, as references do: more work, the same values.
+    """
+
+    twice = False
 
     def __init__(self, layers: Layers, channels: int, hidden: int) -> None:
         super().__init__()
@@ -67,8 +72,9 @@ class MixMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, *S, C] to the same shape."""
-        x = self.fc1(x)
-        return self.fc2(F.gelu(self.norm(self.mix(x) + x)))
+        hidden = self.fc1(x)
+        shortcut = self.fc1(x) if self.twice else hidden
+        return self.fc2(F.gelu(self.norm(self.mix(hidden) + shortcut)))
 
 
 class MixStage(nn.Sequential):
@@ -133,7 +139,12 @@ class MixUnet(nn.Module):
         return self.head(x.movedim(-1, 1))
 
 
-def spare_norms(model: nn.Module) -> nn.ModuleList:
-    """Return two norms for each MixMlp: references of this family carry them and never use them."""
+def spend_as_published(model: nn.Module) -> nn.ModuleList:
+    """Let each MixMlp compute its first layer twice, and return two norms for each, all as in this family's references.
+
+    The references carry these norms and never use them.
+    """
     mlps = [m for m in model.modules() if isinstance(m, MixMlp)]
+    for mlp in mlps:
+        mlp.twice = True
     return nn.ModuleList(nn.LayerNorm(m.norm.normalized_shape) for m in mlps for _ in range(2))

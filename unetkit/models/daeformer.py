@@ -7,36 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unetkit.blocks.attention import TransformerBlock
+from unetkit.blocks.efficient import EfficientCross, EfficientMixing
 from unetkit.blocks.init import glorot_init
 from unetkit.blocks.layers import Layers
-from unetkit.blocks.mix_transformer import MLP_RATIO, MixMlp, MixUnet, OnChannels, spare_norms
+from unetkit.blocks.mix_transformer import MLP_RATIO, MixMlp, MixUnet, spend_as_published
 from unetkit.blocks.swin import stem_channels
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
-
-
-def efficient_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return softmax(Q) (softmax(K)^T V) of tokens [B, N, C], linear in N (arXiv:1812.01243).
-
-    Queries are normalised over channels, keys over tokens.
-    """
-    return query.softmax(-1) @ (key.softmax(1).transpose(1, 2) @ value)
-
-
-class EfficientAttention(nn.Module):
-    """Efficient attention of one head on a map [B, *S, C]."""
-
-    def __init__(self, layers: Layers, channels: int) -> None:
-        super().__init__()
-        self.keys, self.queries, self.values, self.out = (
-            OnChannels(layers.conv(channels, channels, 1)) for _ in range(4)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, *S, C] to the same shape."""
-        q, k, v = (part(x).flatten(1, -2) for part in (self.queries, self.keys, self.values))
-        return self.out(efficient_attention(q, k, v).reshape(x.shape))
 
 
 class ChannelAttention(nn.Module):
@@ -59,29 +37,17 @@ class ChannelAttention(nn.Module):
 
 
 class CrossJoin(nn.Module):
-    """Bring the decoder's map to the skip's channels and join both by efficient attention.
-
-    Queries and keys are those of the skip, values of the decoder: so it is in the reference.
-    """
+    """Bring the decoder's map to the skip's channels and join both by efficient attention."""
 
     def __init__(self, layers: Layers, channels: int, skip_channels: int) -> None:
         super().__init__()
-        width = skip_channels
-        self.fit = nn.Linear(channels, width)
-        self.norm1 = nn.LayerNorm(width)
-        self.out = OnChannels(layers.conv(width, 2 * width, 1))
-        self.norm = nn.LayerNorm(2 * width)
-        self.norm2 = nn.LayerNorm(2 * width)
-        self.mlp = MixMlp(layers, 2 * width, MLP_RATIO * width)
-        self.narrow = nn.Linear(2 * width, width)
+        self.fit = nn.Linear(channels, skip_channels)
+        self.cross = EfficientCross(layers, skip_channels)
+        self.narrow = nn.Linear(2 * skip_channels, skip_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map a decoder map and a skip, [B, *S, .], to one with the skip's channels."""
-        x = self.fit(x)
-        seen, value = self.norm1(skip).flatten(1, -2), self.norm1(x).flatten(1, -2)
-        attended = self.out(efficient_attention(seen, seen, value).reshape(x.shape))
-        x = torch.cat([x, skip], -1) + self.norm(attended)
-        return self.narrow(x + self.mlp(self.norm2(x)))
+        return self.narrow(self.cross(self.fit(x), skip))
 
 
 @register(
@@ -100,9 +66,10 @@ class CrossJoin(nn.Module):
         activation_mb={2: 713.8},
         notes=(
             "The reference's 48073065 parameters contain 18382864 that its forward pass skips (all of the deepest "
-            "decoder level, two norms per MLP); as_published=true builds them too, unused. Queries and keys of the "
-            "cross attention both come from the skip. One channel is repeated to three. The reference is 224 pixels "
-            "square only; other sizes and 3D are our extension."
+            "decoder level, two norms per MLP), and it computes the first layer of each MLP twice; as_published=true "
+            "does both, with those parameters unused. Queries and keys of the cross attention both come from the "
+            "skip. One channel is repeated to three. The reference is 224 pixels square only; other sizes and 3D are "
+            "our extension."
         ),
     )
 )
@@ -123,7 +90,7 @@ def daeformer(
 
     def block(level: int) -> nn.Module:
         width = widths[level]
-        parts = (EfficientAttention(layers, width), ChannelAttention(width, channel_heads))
+        parts = (EfficientMixing(layers, width), ChannelAttention(width, channel_heads))
         return nn.Sequential(
             *(TransformerBlock(width, part, MixMlp(layers, width, MLP_RATIO * width)) for part in parts)
         )
@@ -134,7 +101,7 @@ def daeformer(
         deepest = len(widths) - 1
         unused = nn.ModuleList([CrossJoin(layers, widths[-1], widths[-1]), block(deepest), block(deepest)])
         glorot_init(unused)
-        unused.extend([spare_norms(model), spare_norms(unused)])
+        unused.extend([spend_as_published(model), spend_as_published(unused)])
         model.unused = unused
     return model
 

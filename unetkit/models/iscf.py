@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.attention import TransformerBlock
-from unetkit.blocks.efficient import EfficientContext, EfficientMixing
+from unetkit.blocks.efficient import EfficientContext, EfficientCross, EfficientMixing
+from unetkit.blocks.init import glorot_init
 from unetkit.blocks.layers import Layers
-from unetkit.blocks.mix_transformer import MLP_RATIO, MixMlp, MixUnet, OnChannels
+from unetkit.blocks.mix_transformer import MLP_RATIO, MixMlp, MixUnet, OnChannels, spend_as_published
 from unetkit.blocks.swin import stem_channels
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register
@@ -28,18 +29,33 @@ class SecondMlp(nn.Module):
         return x + self.mlp(self.norm(x))
 
 
+class WastefulContext(EfficientContext):
+    """A context as the reference computes it: what the map answers itself is projected, then dropped."""
+
+    def __init__(self, layers: Layers, channels: int) -> None:
+        super().__init__(layers, channels)
+        self.unused = OnChannels(layers.conv(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the context and the queries of [B, *S, C]."""
+        context, queries = super().forward(x)
+        self.unused((queries @ context).reshape(x.shape))
+        return context, queries
+
+
 class ContextFusion(nn.Module):
     """Merge the contexts of all scales to one, and add what it answers to each scale's queries.
 
-    Contexts are square matrices of the deepest width, whatever the size of the maps, so they stack like channels.
+    Contexts are square matrices of the deepest width, whatever the size of the maps, so they stack like channels;
+    `context` makes that of one map.
     """
 
-    def __init__(self, layers: Layers, widths: Sequence[int]) -> None:
+    def __init__(self, layers: Layers, widths: Sequence[int], context: type[EfficientContext]) -> None:
         super().__init__()
         wide, count = widths[-1], len(widths)
         self.widen = nn.ModuleList(OnChannels(layers.conv(w, wide, 1)) for w in widths[:-1])
         self.narrow = nn.ModuleList(OnChannels(layers.conv(wide, w, 1)) for w in widths[:-1])
-        self.contexts = nn.ModuleList(EfficientContext(layers, wide) for _ in widths)
+        self.contexts = nn.ModuleList(context(layers, wide) for _ in widths)
         self.weigh = nn.Sequential(nn.Linear(count, count), nn.ReLU(), nn.Linear(count, count), nn.Sigmoid())
         # matrices have two axes in volumes too
         self.merge = nn.Conv2d(count, 1, 1)
@@ -85,14 +101,22 @@ class LinearJoin(nn.Module):
         gflops={2: 32.69},
         activation_mb={2: 383.0},
         notes=(
-            "The reference registers 23431389 parameters; left out are the 1946368 that its forward pass skips "
-            "(projections and norms of the fusion, two norms per MLP, most of its last decoder level). Its head count "
-            "changes nothing there: attention has one head. One channel is repeated to three. The reference is 224 "
-            "pixels square only; other sizes and 3D are our extension."
+            "The reference registers 23431389 parameters: 1946368 more, without use (projections and norms of the "
+            "fusion, two norms per MLP, most of its deepest and last decoder levels). It takes 42.87 billion "
+            "operations, as it computes the first layer of each MLP twice, and of each scale of the fusion an answer "
+            "of its own that is dropped. as_published=true does all of this; outputs are the same. Its head count "
+            "changes nothing there: attention has one head. One channel is repeated to three. The "
+            "reference is 224 pixels square only; other sizes and 3D are our extension."
         ),
     )
 )
-def iscf(task: TaskShape, *, widths: Sequence[int] = (128, 320, 512), depths: Sequence[int] = (2, 2, 2)) -> nn.Module:
+def iscf(
+    task: TaskShape,
+    *,
+    widths: Sequence[int] = (128, 320, 512),
+    depths: Sequence[int] = (2, 2, 2),
+    as_published: bool = False,
+) -> nn.Module:
     """Build the network with `widths` and encoder `depths` per scale. Raises ModelError if these disagree."""
     if len(widths) != len(depths) or len(widths) < 2:
         raise ModelError(f"widths {tuple(widths)} and depths {tuple(depths)} need one entry per scale, 2 at least")
@@ -107,7 +131,14 @@ def iscf(task: TaskShape, *, widths: Sequence[int] = (128, 320, 512), depths: Se
 
     joins = [LinearJoin(below // 2, width) for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True)]
     model = MixUnet(layers, (stem_channels(task), task.num_classes), widths, depths, block, joins)
-    model.bridge = ContextFusion(layers, widths)
+    model.bridge = ContextFusion(layers, widths, WastefulContext if as_published else EfficientContext)
     # the decoder has no blocks, only the step that ends each level
     model.ups = nn.ModuleList(up[-1] for up in model.ups)
+    if as_published:
+        wide = widths[-1]
+        unused = nn.ModuleList([LinearJoin(wide, wide), EfficientCross(layers, widths[0])])
+        glorot_init(unused)
+        norms = nn.ModuleList(nn.LayerNorm(wide) for _ in widths)
+        unused.extend([norms, spend_as_published(model), spend_as_published(unused)])
+        model.unused = unused
     return model

@@ -15,7 +15,7 @@ from unetkit.blocks.mix_transformer import (
     MixUnet,
     ReducedAttention,
     attend,
-    spare_norms,
+    spend_as_published,
 )
 from unetkit.blocks.swin import stem_channels
 from unetkit.errors import ModelError
@@ -107,8 +107,9 @@ class BridgeLayer(nn.Module):
         activation_mb={2: 401.3},
         notes=(
             "The reference's 42462537 parameters contain 7009792 that its forward pass skips (blocks of the deepest "
-            "decoder level, two norms per MLP); as_published=true builds them too, unused. One channel is repeated to "
-            "three. The reference is 224 pixels square only; other sizes and 3D are our extension."
+            "decoder level, two norms per MLP), and it computes the first layer of each MLP twice; as_published=true "
+            "does both, with those parameters unused. One channel is repeated to three. The reference is 224 pixels "
+            "square only; other sizes and 3D are our extension."
         ),
     )
 )
@@ -141,7 +142,7 @@ def missformer(
     if as_published:
         unused = nn.ModuleList([Join(widths[-1], widths[-1]), block(levels - 1), block(levels - 1)])
         glorot_init(unused)
-        unused.extend([spare_norms(model), spare_norms(unused)])
+        unused.extend([spend_as_published(model), spend_as_published(unused)])
         model.unused = unused
     return model
 

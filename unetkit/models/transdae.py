@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.attention import TransformerBlock
+from unetkit.blocks.efficient import EfficientMixing
+from unetkit.blocks.init import glorot_init
 from unetkit.blocks.layers import Layers
-from unetkit.blocks.mix_transformer import MLP_RATIO, MixMlp, MixUnet, ReducedAttention, glorot_init
+from unetkit.blocks.mix_transformer import MLP_RATIO, MixMlp, MixUnet, ReducedAttention
 from unetkit.blocks.swin import stem_channels
 from unetkit.errors import ModelError
-from unetkit.models.daeformer import EfficientAttention
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
 
@@ -96,7 +97,7 @@ def transdae(
     def block(level: int) -> nn.Module:
         width = widths[level]
         space = ReducedAttention(layers, width, heads[level], reductions[level])
-        parts = (space, EfficientAttention(layers, width))
+        parts = (space, EfficientMixing(layers, width))
         mlps = (MixMlp(layers, width, MLP_RATIO * width) for _ in parts)
         return nn.Sequential(*(TransformerBlock(width, part, mlp) for part, mlp in zip(parts, mlps, strict=True)))
 
