@@ -21,6 +21,8 @@ def small(name: str) -> list[str]:
     dims = len(sizes[0]) if sizes else max(model_info(recipe.model.name).dims)
     legal = list(model_info(recipe.model.name).legal_size((SIDE,) * dims))
     keys = [f"data.{key}={legal}" for key in ("patch_size", "resize") if getattr(recipe.data, key)]
+    if isinstance(recipe.plan.spacing, tuple):  # generated voxels are coarse: finer ones would be thousands of windows
+        keys.append("plan.spacing=native")
     if not sizes:  # a recipe that leaves the patch to the plan
         keys = [f"data.patch_size={legal}", "plan.widths=[4, 8, 16, 16]"]
     return [

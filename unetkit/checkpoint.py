@@ -295,8 +295,11 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: obje
 def transfer_weights(network: nn.Module, weights: Mapping[str, Tensor], source: object = "checkpoint") -> list[str]:
     """Put in all weights whose name and shape fit, and return the names in the network that stay as they were.
 
-    Raises CheckpointError if less than half of the network's values get one: then it is another model.
+    Raises CheckpointError if less than half of the network's values get one: then it is another model. A network with
+    `adapt_weights` brings them into its shapes before.
     """
+    adapt = getattr(network, "adapt_weights", None)
+    weights = adapt(weights) if adapt else weights
     missing, _, mismatched = _differences(network, weights)
     wrong = {name.split(" ")[0] for name in mismatched}
     own = network.state_dict()

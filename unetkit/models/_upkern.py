@@ -1,16 +1,17 @@
 """MedNeXt's weights from elsewhere, of kernels as wide as its own or not (UpKern, arXiv:2303.09975)."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from unetkit.blocks.layers import Layers
-from unetkit.models._pretrained import load_matching, rename
+from unetkit.models._pretrained import rename
 
 
-def upkern(model: nn.Module, state: dict[str, Tensor]) -> int:
-    """Load tensors of the reference or our own, kernels of another width resampled linearly; return how many.
+def upkern(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of the reference or our own under the model's names, kernels of another width resampled linearly.
 
-    The UpKern of the paper: a network with kernel 5 starts from one that was trained with kernel 3. Heads for other
-    classes stay new. Raises ModelError if nothing fits.
+    The UpKern of the paper: a network with kernel 5 starts from one that was trained with kernel 3.
     """
     renames = [
         (r"^(module|network)\.", ""),
@@ -28,8 +29,8 @@ def upkern(model: nn.Module, state: dict[str, Tensor]) -> int:
         (r"\.res_conv\.", ".shortcut."),
     ]
     own = model.state_dict()
-    found = rename(state, renames)
+    found = rename(dict(state), renames)
     for key, kernel in found.items():
         if key in own and kernel.ndim > 2 and kernel.shape[:2] == own[key].shape[:2]:
             found[key] = Layers(kernel.ndim - 2).linear(kernel, own[key].shape[2:])
-    return load_matching(model, found)
+    return found
