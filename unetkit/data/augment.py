@@ -29,8 +29,8 @@ _BEND_REACH = 3.0  # displacements beyond three standard deviations see the box'
 class Sample:
     """What was cut for one sample: image [C, *Q], label uint8 [L, *Q], and what was drawn.
 
-    Q is the patch before its quarter turns, with `margin` voxels more on both sides of each axis. In a cascade the
-    encoded map of the earlier stage lies below the label, [2 L, *Q], and moves with it.
+    Q is the patch before its quarter turns, with `margin` voxels more on both sides of each axis. Below the label,
+    and moving with it, may lie codes of soft labels and, in a cascade, the encoded map of the earlier stage: [3 L, *Q].
     """
 
     image: Tensor
@@ -76,7 +76,8 @@ def turned_size(draw: Draw, patch_size: Sequence[int]) -> tuple[int, ...]:
 def augment(samples: Sequence[Sample], table: Table, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the batch that `samples` become: image [B, C, *P] float32 and label [B, L, *P] uint8, on `device`.
 
-    In a cascade the images end with the masks of the earlier stage, a channel each.
+    Codes of soft labels stay below the labels, [B, 2 L, *P]. In a cascade the images end with the masks of the earlier
+    stage, a channel each.
     """
     images, labels = zip(*(_in_space(sample, device) for sample in samples), strict=True)
     image, label = torch.stack(images), torch.stack(labels)
@@ -99,18 +100,19 @@ def turned(array: Tensor, draw: Draw) -> Tensor:
 def finished(image: Tensor, label: Tensor, draw: Draw, table: Table) -> tuple[Tensor, Tensor]:
     """Mirror a sample along the drawn axes, left and right classes changing places, and join image and earlier stage.
 
-    image [C, *S] and label [L, *S]; of a label [2 L, *S] the lower half becomes channels of the image.
+    image [C, *S] and label [L, *S], below which codes of soft labels may lie; of the map of an earlier stage, the last
+    L channels, masks become channels of the image.
     """
     if draw.flips:
         axes = [1 + axis for axis in draw.flips]
         image, label = image.flip(axes), label.flip(axes)
-    parts = label.chunk(2) if table.masks.channels else (label,)
+    parts = list(label.chunk(1 + table.soft + bool(table.masks.channels)))
     if draw.swap:
-        parts = tuple(_swapped(part, table.swap) for part in parts)
-    if len(parts) == 1:
-        return image, parts[0]
-    masks = one_hot(parts[1][None], table.masks.channels, table.masks.regions)[0]
-    return torch.cat((image, change_masks(masks, draw, table.masks).to(image.dtype))), parts[0]
+        parts = [_swapped(part, table.swap) for part in parts]
+    if table.masks.channels:
+        masks = one_hot(parts.pop()[None], table.masks.channels, table.masks.regions)[0]
+        image = torch.cat((image, change_masks(masks, draw, table.masks).to(image.dtype)))
+    return image, parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _swapped(label: Tensor, swap: Sequence[tuple[int, int]]) -> Tensor:

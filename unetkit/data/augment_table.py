@@ -86,7 +86,8 @@ class Table:
     `scale` multiplies sampling coordinates: above 1 shows more of the image. `slicewise`: space is changed within
     the planes of the last two axes only. `one_of`: a sample is turned by quarters and mirrored, or else rotated by
     whole degrees without interpolation, or left alone. `swap`: class numbers that change places when
-    `left_right_axis` is mirrored. `zero_outside`: voxels that are zero in all channels stay so.
+    `left_right_axis` is mirrored. `zero_outside`: voxels that are zero in all channels stay so. `soft`: codes of soft
+    labels lie below the labels.
     """
 
     rotation: Chance = Chance()
@@ -104,6 +105,7 @@ class Table:
     left_right_axis: int | None = None
     zero_outside: bool = False
     masks: Masks = Masks()
+    soft: bool = False
 
 
 PRESETS = {

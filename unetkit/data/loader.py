@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -41,7 +41,10 @@ _MOST_WORKERS = 8
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One step's samples: image float32 [B, C, *P], encoded label uint8 [B, L, *P], and the case of each."""
+    """One step's samples: image float32 [B, C, *P], encoded label uint8 [B, L, *P], and the case of each.
+
+    Where the loss asks for soft labels their codes lie below the label, [B, 2 L, *P].
+    """
 
     image: Tensor
     label: Tensor
@@ -131,7 +134,8 @@ class TrainingLoader:
         share, count = share or Share(), train.batch_size or plan.batch_size
         self.sampler = PatchSampler(cases, _sampling_rule(plan, recipe, count * share.world))
         self.rows = share.rows(count)
-        self.table = decide_table(train.augment, plan, left_right_axis(cases[0], plan))
+        table = decide_table(train.augment, plan, left_right_axis(cases[0], plan))
+        self.table = replace(table, soft=cases[0].soft is not None)
         self.images = cases[0].data.ndim == 3
         self.ids = cases.ids if isinstance(cases, LazyCases) else tuple(case.id for case in cases)
         # Workers pay off where making a batch takes longer than sending it.

@@ -59,7 +59,8 @@ class Prepared:
 
     `data` is float32, or what a store holds it in (see `data/store`), and then perhaps mapped from a file. `locations`
     says where the label's classes are, as far as somebody has looked already. `previous` is the label map of a
-    cascade's earlier stage, encoded like the label, for plans that have one.
+    cascade's earlier stage, encoded like the label, for plans that have one; `soft` holds the codes uint8 [L, *S] of
+    soft labels (see `soft_labels`), for a loss that wants them.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Prepared:
     geometry: Geometry
     locations: Locations | None = None
     previous: np.ndarray | None = None
+    soft: np.ndarray | None = None
 
 
 def preprocess(

@@ -159,19 +159,18 @@ def cut(prepared: Prepared, patch: Patch, start: Sequence[int], size: Sequence[i
     """Copy a box of a case: image float32 [C, *size] and label uint8 [L, *size], padded where it leaves the case.
 
     What is outside has PAD_VALUE and IGNORE. nnU-Net counts that label as background; here it teaches nothing, since
-    prediction cuts it away unseen. The map of a cascade's earlier stage comes below the label, [2 L, *size]; outside
-    it knows of no class. Raises DataError for a case without label.
+    prediction cuts it away unseen. Codes of soft labels come below the label, and last the map of a cascade's earlier
+    stage, [2 L, *size] or [3 L, *size]; outside it knows of no class. Raises DataError for a case without label.
     """
-    image, label, previous = prepared.data, prepared.label, prepared.previous
+    image, label = prepared.data, prepared.label
     if label is None:
         raise DataError(f"case '{prepared.id}' has no label; training needs one for every case")
+    maps = [(label, IGNORE), (prepared.soft, IGNORE), (prepared.previous, 0)]
     if patch.plane is not None:
-        image, label = image[:, patch.plane], label[:, patch.plane]
-        previous = None if previous is None else previous[:, patch.plane]
-    found = _box(label, start, size, IGNORE, torch.uint8)
-    if previous is not None:
-        found = np.concatenate((found, _box(previous, start, size, 0, torch.uint8)))
-    return _box(image, start, size, PAD_VALUE, torch.float32), found
+        image = image[:, patch.plane]
+        maps = [(None if a is None else a[:, patch.plane], fill) for a, fill in maps]
+    found = [_box(array, start, size, fill, torch.uint8) for array, fill in maps if array is not None]
+    return _box(image, start, size, PAD_VALUE, torch.float32), found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def _box(array: np.ndarray, start: Sequence[int], size: Sequence[int], fill: float, dtype: torch.dtype) -> np.ndarray:

@@ -20,6 +20,7 @@ from unetkit.data.datasets import Dataset, open_dataset
 from unetkit.data.loader import LazyCases
 from unetkit.data.locations import find_locations
 from unetkit.data.preprocess import Prepared, preprocess
+from unetkit.data.soft_labels import soft_codes
 from unetkit.data.splits import Split, make_split
 from unetkit.data.store import (
     Names,
@@ -94,7 +95,7 @@ def training_cases(preparation: Preparation, recipe: Recipe, shown: bool, group:
     """
     ids = preparation.split.train
     preparation = _with_masks(preparation, ids, recipe)
-    maker = _Maker(preparation.dataset, preparation.plan)
+    maker = _Maker(preparation.dataset, preparation.plan, _wants_soft(recipe))
     own = group.share.of(ids)
     match group.first(lambda: _cache(preparation, recipe, shown, group.beside)):
         case "none":
@@ -151,11 +152,15 @@ class _Maker:
 
     dataset: Dataset
     plan: Plan
+    soft: bool = False
 
     def training(self, case_id: str) -> Prepared:
-        """Return a case with packed image, label and the index of its foreground."""
+        """Return a case with packed image, label, soft labels if wanted, and the index of its foreground."""
         image, label = read_case(self.dataset.case(case_id), self.plan.labels)
-        return self._packed(preprocess(image, label, self.plan, case_id=case_id))
+        found = self._packed(preprocess(image, label, self.plan, case_id=case_id))
+        if not self.soft or found.label is None:
+            return found
+        return replace(found, soft=soft_codes(found.label, self.plan.dims))
 
     def reference(self, case_id: str) -> Reference:
         """Return a case with packed image; its label stays on its own grid: Dice is measured where the user looks."""
@@ -174,6 +179,10 @@ def _with_masks(preparation: Preparation, ids: Sequence[str], recipe: Recipe) ->
     """Add to the cases what an earlier stage of a cascade made of them."""
     dataset = with_masks(preparation.dataset, ids, recipe.data.previous, preparation.plan)
     return replace(preparation, dataset=dataset)
+
+
+def _wants_soft(recipe: Recipe) -> bool:
+    return recipe.train.loss.targets == "sauna"
 
 
 def _opened(stored: Mapping[str, StoredCase], case_id: str) -> Prepared:
@@ -221,21 +230,21 @@ def _stored(
     plan, store = preparation.plan, open_store(_store_folder(recipe))
     if store.note is not None and shown:
         print(f"note: {store.note}", file=sys.stderr)
-    names = _names(store, preparation, ids, truth, shown)
+    names = _names(store, preparation, ids, shown, truth=truth, soft=_wants_soft(recipe) and not truth)
     # before the first case is made the last one must have its place, those that will validate included
     later = () if truth else _validating(preparation, recipe)
-    wanted = [*names.items(), *_names(store, preparation, later, True, shown).items()]
+    wanted = [*names.items(), *_names(store, preparation, later, shown, truth=True).items()]
     missing = [preparation.dataset.case(name) for name, parts in wanted if parts.missing()]
     require_room(store.folder, sum(prepared_bytes(case, plan) for case in missing), len(missing))
     title = f"preprocess to {'validate' if truth else 'train'}"
     return _in_threads(lambda name: store.add(preparation.dataset.case(name), plan, names[name]), ids, title, shown)
 
 
-def _names(store: Store, preparation: Preparation, ids: Sequence[str], truth: bool, shown: bool) -> dict[str, Names]:
+def _names(store: Store, preparation: Preparation, ids: Sequence[str], shown: bool, **parts: bool) -> dict[str, Names]:
     """Return where the parts of each case belong, for which its files are read once in the life of a store."""
 
     def named(case_id: str) -> Names:
-        return store.names(preparation.dataset.case(case_id), preparation.plan, truth=truth)
+        return store.names(preparation.dataset.case(case_id), preparation.plan, **parts)
 
     return dict(zip(ids, _in_threads(named, ids, "look for prepared cases", shown), strict=True))
 

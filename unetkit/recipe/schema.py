@@ -223,9 +223,19 @@ class ScheduleSection(Section):
 class LossSection(Section):
     """What is minimised; weights are relative."""
 
-    name: Literal["auto", "dice_ce", "dice_bce", "dice", "ce", "focal", "tversky", "boundary"] = Field(
-        "auto", description="auto: dice_bce for regions, else dice_ce"
-    )
+    name: Literal[
+        "auto",
+        "dice_ce",
+        "dice_bce",
+        "dice",
+        "ce",
+        "focal",
+        "tversky",
+        "boundary",
+        "focal_l1",
+        "jaccard_metric",
+        "focal_l1_jaccard",
+    ] = Field("auto", description="auto: dice_bce for regions, else dice_ce; focal_l1_jaccard: SAUNA's sum of the two")
     dice_weight: NonNegative = Field(1.0, description="weight of the soft Dice term")
     ce_weight: NonNegative = Field(1.0, description="weight of the cross-entropy (or BCE) term")
     batch_dice: bool | Literal["auto"] = Field(
@@ -243,6 +253,15 @@ class LossSection(Section):
         0.1, description="weight of the boundary term beside dice_ce, at the end of training"
     )
     class_weights: list[NonNegative] | None = Field(None, description="of the cross-entropy, one per output")
+    targets: Literal["labels", "sauna"] = Field(
+        "labels",
+        description="what focal_l1 and jaccard_metric compare with: -1 and 1 by the label, or SAUNA's soft labels, "
+        "unsure at borders and in thin vessels (with data.regions)",
+    )
+    l1_alpha: NonNegative = Field(2.0, description="weight in focal_l1 of a voxel on the right side of 0")
+    l1_beta: NonNegative = Field(1.0, description="how much less such a voxel counts the closer it is in focal_l1")
+    l1_positive: NonNegative = Field(1.0, description="weight in focal_l1 of a voxel whose target is above 0")
+    jaccard_weight: NonNegative = Field(1.0, description="weight of jaccard_metric in focal_l1_jaccard")
 
 
 class AugmentSection(Section):

@@ -38,6 +38,11 @@ def label_key(sources: str, plan: Plan) -> str:
     return _hashed("label", sources, _grid(plan), _meaning(plan.labels), plan.resampling["label"])
 
 
+def soft_key(sources: str, plan: Plan) -> str:
+    """Name the part with the codes of soft labels."""
+    return _hashed("soft", label_key(sources, plan))
+
+
 def truth_key(sources: str, plan: Plan) -> str:
     """Name the label part on the image's own grid."""
     return _hashed("truth", sources, _meaning(plan.labels))

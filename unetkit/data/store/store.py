@@ -4,6 +4,7 @@
     STORE/v1/image/NAME.npy         intensities on the network's grid, and how they came there
     STORE/v1/label/NAME.npy         encoded labels on that grid, and the index of their foreground
     STORE/v1/truth/NAME.npy         encoded labels on the image's own grid, for validation
+    STORE/v1/soft/NAME.npy          codes of soft labels on the network's grid, for a loss that asks for them
     STORE/v1/previous/NAME.npy      encoded label maps of a cascade's earlier stage, on the network's grid
     STORE/v1/source/NAME.json       digests of source files, not to read them for that again
 
@@ -34,8 +35,9 @@ from unetkit.data.cases import encode_label, read_label, require_finite
 from unetkit.data.formats.files import replacing
 from unetkit.data.locations import Locations, find_locations
 from unetkit.data.preprocess import Geometry, Prepared, prepare_image, prepare_label
+from unetkit.data.soft_labels import soft_codes
 from unetkit.data.store.geometry import geometry_from_json, geometry_to_json
-from unetkit.data.store.keys import case_sources, digest, image_key, label_key, previous_key, truth_key
+from unetkit.data.store.keys import case_sources, digest, image_key, label_key, previous_key, soft_key, truth_key
 from unetkit.data.store.packing import packed
 from unetkit.data.store.part import Part, read_part, write_part
 from unetkit.data.store.room import full_disk, gigabytes
@@ -52,12 +54,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Names:
-    """The files of a case's parts; `label` or `truth` is None where not asked for, `previous` where there is none."""
+    """The files of a case's parts; None are those not asked for, and `previous` where there is no such map."""
 
     image: Path
     label: Path | None
     truth: Path | None
     previous: Path | None = None
+    soft: Path | None = None
 
     def missing(self) -> bool:
         """Tell whether any part has to be made."""
@@ -74,14 +77,15 @@ class StoredCase:
     label: Part | None
     truth: Part | None
     previous: Part | None = None
+    soft: Part | None = None
 
     def open(self) -> Prepared:
         """Return the case with its arrays mapped, `data` packed."""
         data = self.image.mapped("data")
-        label = None if self.label is None else self.label.mapped("data")
+        label, soft = (None if part is None else part.mapped("data") for part in (self.label, self.soft))
         known = None if self.label is None else _locations(self.label)
         previous = None if self.previous is None else self.previous.mapped("data")
-        return Prepared(self.id, data, label, self.geometry, known, previous)
+        return Prepared(self.id, data, label, self.geometry, known, previous, soft)
 
     def open_truth(self) -> np.ndarray:
         """Return the encoded label [L, *S] on the image's own grid, mapped. Raises DataError if it was not added."""
@@ -97,8 +101,10 @@ class Store:
         self.folder, self.note = folder, note
         self.parts = folder / f"v{VERSION}"
 
-    def names(self, case: Case, plan: Plan, *, truth: bool = False) -> Names:
+    def names(self, case: Case, plan: Plan, *, truth: bool = False, soft: bool = False) -> Names:
         """Return where the parts of a case belong: label on the network's grid or (`truth`) on the image's own.
+
+        `soft`: the first comes with the codes of soft labels.
 
         Raises DataError if a source file cannot be read.
         """
@@ -110,21 +116,24 @@ class Store:
             previous = self._path("previous", key)
         if truth:
             return Names(image, None, self._path("truth", truth_key(everything, plan)), previous)
-        return Names(image, self._path("label", label_key(everything, plan)), None, previous)
+        codes = self._path("soft", soft_key(everything, plan)) if soft else None
+        return Names(image, self._path("label", label_key(everything, plan)), None, previous, codes)
 
     def add(self, case: Case, plan: Plan, names: Names) -> StoredCase:
         """Prepare what is not there yet. Raises DataError, naming the case, if it cannot be used or stored."""
         source = str(case.images[0])
         image = read_part(names.image) or self._image(names.image, case, plan)
         geometry = geometry_from_json(image.facts["geometry"], source)
-        label = truth = previous = None
+        label = truth = previous = soft = None
         if names.label is not None:
             label = read_part(names.label) or self._label(names.label, case, plan, geometry)
         if names.truth is not None:
             truth = read_part(names.truth) or self._truth(names.truth, case, plan, geometry)
         if names.previous is not None:
             previous = read_part(names.previous) or self._previous(names.previous, case, plan, geometry)
-        return StoredCase(case.id, geometry, image, label, truth, previous)
+        if names.soft is not None and label is not None:
+            soft = read_part(names.soft) or self._soft(names.soft, label, plan)
+        return StoredCase(case.id, geometry, image, label, truth, previous, soft)
 
     def _image(self, path: Path, case: Case, plan: Plan) -> Part:
         volume = read_images(case)
@@ -137,6 +146,9 @@ class Store:
         data = prepare_label(_encoded(case, plan, geometry), geometry, plan)
         arrays, facts = _located(find_locations(data, regions=plan.labels.regions))
         return self._write(path, {"data": data, **arrays}, facts)
+
+    def _soft(self, path: Path, label: Part, plan: Plan) -> Part:
+        return self._write(path, {"data": soft_codes(label.mapped("data"), plan.dims)}, {})
 
     def _truth(self, path: Path, case: Case, plan: Plan, geometry: Geometry) -> Part:
         return self._write(path, {"data": _encoded(case, plan, geometry).data}, {})

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from unetkit.data.soft_labels import soft_values
 from unetkit.engine.losses.boundary import Boundary
 from unetkit.engine.losses.comparison import Comparison
 from unetkit.engine.losses.overlap import SoftDice, Tversky
 from unetkit.engine.losses.pixelwise import CrossEntropy
 from unetkit.engine.losses.pool import Pool
+from unetkit.engine.losses.signed import FocalL1, JaccardMetric
 from unetkit.errors import RecipeError
 from unetkit.recipe.schema import LossSection
 from unetkit.types import Labels
 
 _DICE = {"batch_dice", "dice_background", "smooth"}
+_L1 = {"l1_alpha", "l1_beta", "l1_positive", "targets"}
 USED = {
     "dice_ce": {"dice_weight", "ce_weight", "dice_squared", "class_weights", *_DICE},
     "dice_bce": {"dice_weight", "ce_weight", "dice_squared", "class_weights", *_DICE},
@@ -27,6 +30,9 @@ USED = {
     "focal": {"focal_gamma", "class_weights"},
     "tversky": {"tversky_alpha", "tversky_beta", *_DICE},
     "boundary": {"dice_weight", "ce_weight", "dice_squared", "class_weights", "boundary_weight", *_DICE},
+    "focal_l1": _L1,
+    "jaccard_metric": {"targets"},
+    "focal_l1_jaccard": {"jaccard_weight", *_L1},
 }
 """The keys of the loss section that each loss reads."""
 
@@ -45,6 +51,7 @@ class SegmentationLoss(nn.Module):
 
     Called with logits [B, K, *S], or a tuple of them, finest first, and labels uint8 [B, L, *S]. Resolution i
     weighs 2^-i, the lowest 0 unless it is the only one, normalised to 1; its labels are the nearest of the finest.
+    Below the labels of regions codes of soft labels may lie, [B, 2 L, *S]: the targets of losses on signed values.
     `progress` is the share of the training that is done, 0 to 1, read by terms that grow. `pool` joins the sums of
     processes that train together, so that the mean of their losses is the loss of their samples as one batch.
     """
@@ -75,7 +82,11 @@ class SegmentationLoss(nn.Module):
         return torch.stack(parts).sum()
 
     def _one(self, logits: Tensor, labels: Tensor) -> Tensor:
-        seen = Comparison(logits, labels, self.regions, self.pool)
+        soft = None
+        if self.regions and labels.shape[1] > logits.shape[1]:  # a label each, then a target each
+            labels, codes = labels.chunk(2, dim=1)
+            soft = soft_values(codes)
+        seen = Comparison(logits, labels, self.regions, self.pool, soft)
         total = seen.logits.new_zeros(())
         # progress is a tensor on the device: a number would make torch.compile build anew at every step
         for module, (weight, grows) in zip(self.parts, self.weights, strict=True):
@@ -114,6 +125,7 @@ def build_loss(section: LossSection, labels: Labels, batch_dice: bool = False) -
     dice = SoftDice(section.smooth, pooled, section.dice_background, section.dice_squared)
     entropy = CrossEntropy(weights=section.class_weights)
     pair = [Term(dice, section.dice_weight), Term(entropy, section.ce_weight)]
+    absolute = Term(FocalL1(section.l1_alpha, section.l1_beta, section.l1_positive), 1.0)
     options = section.smooth, pooled, section.dice_background
     terms = {
         "dice_ce": pair,
@@ -123,6 +135,9 @@ def build_loss(section: LossSection, labels: Labels, batch_dice: bool = False) -
         "focal": [Term(CrossEntropy(section.focal_gamma, section.class_weights), 1.0)],
         "tversky": [Term(Tversky(section.tversky_alpha, section.tversky_beta, *options), 1.0)],
         "boundary": [*pair, Term(Boundary(), section.boundary_weight, grows=True)],
+        "focal_l1": [absolute],
+        "jaccard_metric": [Term(JaccardMetric(), 1.0)],
+        "focal_l1_jaccard": [absolute, Term(JaccardMetric(), section.jaccard_weight)],
     }
     return SegmentationLoss(terms[name], labels.regions)
 
@@ -140,6 +155,11 @@ def _check(section: LossSection, name: str, labels: Labels) -> None:
         raise RecipeError(f"train.loss.name={name} is for exclusive classes, these overlap; use dice_bce")
     if not labels.regions and name == "dice_bce":
         raise RecipeError("train.loss.name=dice_bce is for overlapping classes, these exclude each other; use dice_ce")
+    if not labels.regions and section.targets == "sauna":
+        raise RecipeError(
+            "train.loss.targets=sauna: soft labels are for regions, one output each; set data.regions=true or use "
+            "targets=labels"
+        )
     given = section.class_weights
     if given is not None and len(given) != labels.num_outputs:
         names = labels.classes if labels.regions else ("background", *labels.classes)

@@ -18,13 +18,16 @@ class Comparison:
     `regions`: one sigmoid per channel (L = K, labels 0, 1 or IGNORE); otherwise a softmax over exclusive
     classes (L = 1, labels 0 to K-1 or IGNORE). Everything is fp32 (or fp64 where the logits are), because
     sums over a patch overflow fp16. What two terms need is computed once. `pool` adds up what processes that train
-    together have of one batch.
+    together have of one batch. `soft`: targets of regions from -1 to 1 [B, K, *S], if there are any beside the labels.
     """
 
-    def __init__(self, logits: Tensor, labels: Tensor, regions: bool, pool: Pool | None = None) -> None:
+    def __init__(
+        self, logits: Tensor, labels: Tensor, regions: bool, pool: Pool | None = None, soft: Tensor | None = None
+    ) -> None:
         self.logits = logits if logits.dtype == torch.float64 else logits.float()
         self.labels = labels
         self.regions = regions
+        self.soft = soft
         self._pool = pool
 
     def pooled(self, sums: Tensor) -> Tensor:
