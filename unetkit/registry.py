@@ -43,7 +43,8 @@ class ModelInfo:
     per axis where axes differ) and no side is below `min_size`, both with the default options; `multiple_by` and
     `min_size_by` map options that change them, the first one given deciding, to a rule: {name: number} for an option
     that names a variant; else a number, times 2 per level below the first of an option that lists levels, times 2 per
-    step of one that counts them, and as it is for one that names a network; "product" of strides, per axis.
+    step of one that counts them, and as it is for one that names a network; "product" of strides, per axis; "axes" of
+    an option that holds a number for each.
     `fixed`: the input must have the patch size the model was built for;
     `square`: all sides equal; `params` holds the published parameter count per dims, at `params_at`
     (in_channels, num_classes, patch_size) per dims; `gflops` and `activation_mb` are what one image of that size
@@ -108,7 +109,8 @@ def _scale(rules: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         elif isinstance(value, int) and isinstance(rule, int):
             found = rule * 2**value
         elif isinstance(value, list | tuple) and value:
-            found = _product(value) if rule == "product" else rule * 2 ** (len(value) - 1)
+            by_axis = {"product": _product, "axes": tuple}.get(rule)
+            found = by_axis(value) if by_axis else rule * 2 ** (len(value) - 1)
         else:
             found = None
         if found is not None:

@@ -139,7 +139,8 @@ class WindowAttention(nn.Module):
     """Attend within the windows of a map [B, *S, C], with a learned bias per relative position (arXiv:2103.14030).
 
     `window` is the side per axis. With `shifted`, windows are moved by `shift`, or half their side, on each axis that
-    holds more than one. Sides that the window does not divide are padded, and the padding is masked.
+    holds more than one. Sides that the window does not divide are padded. Tokens that a shift or the padding brings
+    together do not see each other, unless `masked` is set to False afterwards.
     """
 
     index: Tensor
@@ -149,6 +150,7 @@ class WindowAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.window = heads, tuple(window)
+        self.masked = True
         self.shift = tuple((w // 2 if shift is None else shift) if shifted else 0 for w in window)
         self.relative_position_bias_table = nn.Parameter(torch.empty(math.prod(2 * w - 1 for w in window), heads))
         self.register_buffer("index", relative_position_index(window), persistent=False)
@@ -166,7 +168,7 @@ class WindowAttention(nn.Module):
         missing = [-n % w for n, w in zip(size, self.window, strict=True)]
         # a single window per axis sees everything already, as in Swin's reference
         shift = [step if n > w else 0 for n, w, step in zip(size, self.window, self.shift, strict=True)]
-        mask = window_mask(size, self.window, shift, x.device)
+        mask = window_mask(size, self.window, shift, x.device) if self.masked else None
         # F.pad counts from the last axis: first the channels, which stay
         x = F.pad(x, [0, 0, *(end for gap in reversed(missing) for end in (0, gap))]) if any(missing) else x
         padded = x.shape[1:-1]
