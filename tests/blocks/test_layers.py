@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from unetkit.blocks.layers import UPS, Layers
 
@@ -43,3 +44,19 @@ def test_but_changes_a_copy():
 def test_options_of_norm_and_activation_reach_the_layer():
     layers = Layers(2, norm=("batch", {"eps": 1e-3}), act=("leaky_relu", {"negative_slope": 0.3}))
     assert (layers.norm(2).eps, layers.act().negative_slope) == (1e-3, 0.3)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "depth"), [(3, 1, 2), (5, 1, 4), (7, 4, 7), (3, 1, 3), (3, 2, 4)])
+def test_shallow_volumes_have_the_gradient_of_torchs_convolution(kernel: int, stride: int, depth: int) -> None:
+    torch.manual_seed(0)
+    ours = Layers(3).conv(8, 8, kernel, stride=stride)
+    theirs = nn.Conv3d(8, 8, kernel, stride, padding=kernel // 2)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 8, depth, 4, 4)
+    want = theirs(x)
+    want.square().sum().backward()
+    torch.testing.assert_close(ours(x), want)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours(x).float().square().sum().backward()
+    # where memory is left unset, the values are anything from right to infinite
+    assert (ours.weight.grad - theirs.weight.grad).norm() < 0.02 * theirs.weight.grad.norm()
