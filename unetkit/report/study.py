@@ -218,5 +218,5 @@ def _curves(data: StudyData) -> Figure | None:
 def _draw(axis: Axes, run: RunRow, key: str, style: Mapping[str, Any]) -> None:
     points = [(record["epoch"], record[key]) for record in run.history if record.get(key) is not None]
     # without a mark a run that was validated once would leave nothing to see
-    marks = {"marker": "o" if len(points) < 30 else "", "markersize": 3}
+    marks: dict[str, Any] = {"marker": "o" if len(points) < 30 else "", "markersize": 3}
     axis.plot([x for x, _ in points], [y for _, y in points], label=run.folder, **style, **marks)
