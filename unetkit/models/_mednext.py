@@ -1,6 +1,6 @@
 """MedNeXt's block and network, which its published sizes share (arXiv:2303.09975)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -94,7 +94,7 @@ class MedNeXt(nn.Module):
 
 
 def _stage(
-    layers: Layers, in_channels: int, channels: int, stride: Size = 1, *, block: partial[nn.Module], count: int
+    layers: Layers, in_channels: int, channels: int, stride: Size = 1, *, block: Callable[..., nn.Module], count: int
 ) -> nn.Module:
     """Return `count` blocks, after one that shrinks the map if there is a stride."""
     down = [block(layers, in_channels, channels, stride)] if max(per_axis(stride, layers.dims)) > 1 else []

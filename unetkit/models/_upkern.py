@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from unetkit.blocks.layers import Layers
-from unetkit.models._pretrained import rename
+from unetkit.models._pretrained import Renames, rename
 
 
 def upkern(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -13,7 +13,7 @@ def upkern(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     The UpKern of the paper: a network with kernel 5 starts from one that was trained with kernel 3.
     """
-    renames = [
+    renames: Renames = [
         (r"^(module|network)\.", ""),
         (r"^enc_block_0\.", "encoder.stages.0.0."),
         (r"^down_(\d)\.", lambda m: f"encoder.stages.{int(m[1]) + 1}.0.0."),

@@ -1,5 +1,6 @@
 """MBDRes-U-Net: light residual blocks whose grouped convolutions see three dilations at once (arXiv:2411.01896)."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -116,7 +117,7 @@ def _stage(
     channels: int,
     stride: Size = 1,
     *,
-    block: partial[nn.Module],
+    block: Callable[..., nn.Module],
     hidden: int | None = None,
 ) -> nn.Module:
     """Return three blocks, the first two of `hidden` channels."""

@@ -13,7 +13,7 @@ from unetkit.blocks.conv import ConvNormAct
 from unetkit.blocks.layers import Layers, Resize, Size
 from unetkit.blocks.stages import StageSizes
 from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
-from unetkit.models._pretrained import load_matching, read_weights, rename
+from unetkit.models._pretrained import Renames, load_matching, read_weights, rename
 from unetkit.registry import ModelInfo, register
 from unetkit.topology import pool_topology
 from unetkit.types import TaskShape
@@ -86,7 +86,7 @@ def load_stunet(model: nn.Module, state: dict[str, Tensor]) -> int:
         room = "heads" if part == "convs" else "decoder"
         return f"{room}.{part}.{LEVELS - 2 - int(match[2])}."
 
-    renames = [
+    renames: Renames = [
         (r"^module\.", ""),
         (r"^conv_blocks_context\.(\d)\.", r"encoder.stages.\1.0."),
         (r"^(upsample_layers|conv_blocks_localization|seg_outputs)\.(\d)\.", level),
@@ -156,7 +156,7 @@ def stunet_b(
     weights: str | None = None,
     deep_supervision: bool = False,
 ) -> nn.Module:
-    """Build STU-Net-B, of 32 channels at the finest level and 1 units per level; options as those of `stunet_s`."""
+    """Build STU-Net-B, of 32 channels at the finest level and a unit per level; options as those of `stunet_s`."""
     return _build(task, 32, 1, strides, weights, deep_supervision)
 
 
