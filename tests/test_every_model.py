@@ -22,6 +22,7 @@ class Case:
 
     def __init__(self, name, dims):
         self.name, self.info, self.size = name, catalog()[name], parity.smallest(name, dims)
+        self.narrow = parity.narrow(name, dims)
         # two samples where batch norm sees few voxels, one where they would only cost time
         self.batch = 2 if prod(self.size) < MANY_VOXELS else 1
         x = torch.randn(self.batch, CHANNELS, *self.size, generator=torch.Generator().manual_seed(0))
@@ -35,7 +36,7 @@ class Case:
 
     def build(self, seed=0, **options):
         torch.manual_seed(seed)
-        asked = {"in_channels": CHANNELS, "num_classes": CLASSES, "patch_size": self.size, **options}
+        asked = {"in_channels": CHANNELS, "num_classes": CLASSES, "patch_size": self.size, **self.narrow, **options}
         with parity.device_of(self.name):
             return create_model(self.name, **asked).eval()
 
