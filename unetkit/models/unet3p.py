@@ -115,8 +115,9 @@ class FullSizeHeads(nn.Module):
         params_at={2: (3, 1, (256, 256))},
         gflops={2: 395.3},
         activation_mb={2: 1394.0},
-        notes="logits, where the public code ends in a sigmoid; classification_guided=true blanks images judged empty "
-        "and lets the judge learn from the segmentation, which the public argmax (as_published=true) prevents",
+        notes="logits, where the public code ends in a sigmoid; classification_guided=true blanks images judged empty; "
+        "the gradient that then reaches the judge, as if its probability were the verdict, is an addition of unetkit: "
+        "as_published=true keeps the public argmax, from which the judge learns nothing",
     )
 )
 def unet3p(
