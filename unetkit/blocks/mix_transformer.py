@@ -4,6 +4,7 @@ After SegFormer (arXiv:2105.15203). Maps are channels last, [B, *S, C].
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,8 +48,16 @@ class ReducedAttention(nn.Module):
         return attend(self, x.flatten(1, -2), self.reduce(x).flatten(1, -2), self.heads).reshape(x.shape)
 
 
-def attend(part: nn.Module, x: Tensor, seen: Tensor, heads: int) -> Tensor:
-    """Let tokens x [B, N, C] look at others [B, M, C], by the linear layers q, kv and proj of `part`."""
+class Attending(Protocol):
+    """A module with the linear layers of attention: queries, keys and values together, and the projection."""
+
+    q: nn.Linear
+    kv: nn.Linear
+    proj: nn.Linear
+
+
+def attend(part: Attending, x: Tensor, seen: Tensor, heads: int) -> Tensor:
+    """Let tokens x [B, N, C] look at others [B, M, C], by the layers of `part`; return [B, N, C]."""
     q = part.q(x).unflatten(-1, (heads, -1)).transpose(1, 2)
     k, v = part.kv(seen).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
     mixed = F.scaled_dot_product_attention(q, k, v)  # [B, heads, N, C / heads]

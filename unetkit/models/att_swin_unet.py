@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unetkit.blocks.layers import Layers
-from unetkit.blocks.swin import Join, SwinStage, SwinUnet, stem_channels, swin_levels, swin_steps
+from unetkit.blocks.swin import Join, SwinUnet, stem_channels, swin_levels, swin_steps
 from unetkit.errors import ModelError
 from unetkit.models._pretrained import source_weights
 from unetkit.models._swin_weights import SWIN_TAG, load_swin
@@ -62,7 +62,8 @@ class CrossContext(Join):
         sides = [side.flatten(1, -2) for side in (x, skip)]  # [B, N, C]
         above, beside = (side.mean(1, keepdim=True) for side in sides)
         patches, skip_patches = (side[:, 1:] for side in sides)
-        for ask, answer in self.rounds:
+        for pair in self.rounds:
+            ask, answer = pair.children()
             above = ask(above, skip_patches)
             beside = answer(beside, patches)
         x, skip = torch.cat([above, patches], 1).view_as(x), torch.cat([beside, skip_patches], 1).view_as(skip)
@@ -94,8 +95,8 @@ class GuidedSwinUnet(SwinUnet):
         return self.head(x)
 
 
-def _attend(stage: SwinStage, x: Tensor, change: Change | None = None) -> tuple[Tensor, Tensor]:
-    """Run a stage on [B, *S, C], changing its attention, and return the attention of its last block too."""
+def _attend(stage: Any, x: Tensor, change: Change | None = None) -> tuple[Tensor, Tensor]:
+    """Run a SwinStage on [B, *S, C], changing its attention, and return the attention of its last block too."""
     for block in stage.blocks:
         mixed, weights = block.attn.with_weights(block.norm1(x), change)
         x = x + block.drop_path(mixed)

@@ -133,7 +133,7 @@ def iscf(
     model = MixUnet(layers, (stem_channels(task), task.num_classes), widths, depths, block, joins)
     model.bridge = ContextFusion(layers, widths, WastefulContext if as_published else EfficientContext)
     # the decoder has no blocks, only the step that ends each level
-    model.ups = nn.ModuleList(up[-1] for up in model.ups)
+    model.ups = nn.ModuleList([*up.children()][-1] for up in model.ups)
     if as_published:
         wide = widths[-1]
         unused = nn.ModuleList([LinearJoin(wide, wide), EfficientCross(layers, widths[0])])
