@@ -75,6 +75,14 @@ class Resize(nn.Module):
         return F.interpolate(x, scale_factor=self.factors, mode=self.mode, align_corners=self.align_corners)
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of a map [B, C, *S]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, *S] to the same shape."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
 UPS = ("transposed", "nearest_conv", "nearest", "linear", "linear_aligned")
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unetkit.blocks.layers import Layers
+from unetkit.blocks.layers import ChannelNorm, Layers
 from unetkit.blocks.pooled import GROUPS, check_widths, light_init, light_layers, light_stages
 from unetkit.blocks.unet import check_divides, check_inputs
 from unetkit.errors import ModelError
@@ -19,14 +19,6 @@ WIDTHS = (8, 16, 24, 32, 48, 64)
 DILATIONS = (1, 2, 5, 7)
 LEARNED_SIDE = 8
 EPS = 1e-6
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of a map [B, C, *S]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, *S] to the same shape."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class HadamardAttention(nn.Module):
