@@ -127,6 +127,8 @@ def missformer(
     Raises ModelError if the options contradict each other.
     """
     _check_options(widths, depths, heads)
+    if bridges < 0:
+        raise ModelError(f"bridges={bridges}: give the layers of the bridge, 0 or more")
     layers, levels = Layers(task.dims), len(widths)
     # keys of every level are as coarse as the deepest map
     ratios = [2 ** (levels - 1 - i) for i in range(levels)]

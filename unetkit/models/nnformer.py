@@ -149,7 +149,7 @@ def _aliased_index(window: Sequence[int]) -> Tensor:
         multiple=4,
         multiple_by={"patch": "axes"},
         min_size=32,
-        min_size_by={"strides": 2},
+        min_size_by={"steps": 2},
         fixed=True,
         deep_supervision=True,
         source=("github:282857341/nnFormer", "d48aaeb", "MIT"),
@@ -161,7 +161,7 @@ def _aliased_index(window: Sequence[int]) -> Tensor:
             "deep_supervision=true adds heads: 150054210 parameters. The reference numbers relative positions so that "
             "different offsets share a bias, and its ACDC network masks no shifted window; as_published=true and "
             "masked=false do so too. Its ACDC network: embed_dim=96, heads=[3,6,12,24], patch=[1,4,4], "
-            "strides=[[1,2,2],2,2], windows=[[3,5,5],[3,5,5],[7,10,10],[3,5,5]]; its BraTS network: embed_dim=96, "
+            "steps=[[1,2,2],2,2], windows=[[3,5,5],[3,5,5],[7,10,10],[3,5,5]]; its BraTS network: embed_dim=96, "
             "heads=[3,6,12,24], decoder_heads=[6,12,24], patch=[4,4,4]. 2D is our extension, by the last two numbers "
             "of what is given per axis."
         ),
@@ -175,24 +175,24 @@ def nnformer(
     heads: Sequence[int] = (6, 12, 24, 48),
     decoder_heads: Sequence[int] | None = None,
     patch: Sequence[int] = (2, 4, 4),
-    strides: Sequence[Size] = (2, 2, 2),
+    steps: Sequence[Size] = (2, 2, 2),
     windows: Sequence[Size] = (4, 4, 8, 4),
     drop_path: float = 0.2,
     masked: bool = True,
     deep_supervision: bool = False,
     as_published: bool = False,
 ) -> nn.Module:
-    """Build nnFormer with `depths` blocks, `heads` and `windows` per level and `strides` between levels, finest first.
+    """Build nnFormer with `depths` blocks, `heads` and `windows` per level, finest first, and `steps` between levels.
 
     `embed_dim` channels are doubled from level to level; the decoder has `decoder_heads`, by default the encoder's.
     `patch` sides are 1, 2 or 4. Without `masked`, tokens that a shift brings together see each other. `drop_path` is
     the rate of the last block of each way. Raises ModelError if the options contradict each other.
     """
     own = heads[:-1] if decoder_heads is None else decoder_heads
-    _check_options(embed_dim, (depths, heads, windows, (0, *strides), (0, *own)), patch, drop_path)
+    _check_options(embed_dim, (depths, heads, windows, (0, *steps), (0, *own)), patch, drop_path)
     layers, patch = Layers(task.dims), tuple(patch)[-task.dims :]
-    steps = _steps(tuple(n // p for n, p in zip(task.patch_size, patch, strict=True)), strides)
-    sides = _windows(windows, [*(step.size for step in steps), steps[-1].below()])
+    way = _way(tuple(n // p for n, p in zip(task.patch_size, patch, strict=True)), steps)
+    sides = _windows(windows, [*(step.size for step in way), way[-1].below()])
     widths = [embed_dim * 2**i for i in range(len(depths))]
     down = [
         Level(width, count, side, MLP_RATIO * width, rates)
@@ -201,7 +201,7 @@ def nnformer(
     # the way up goes from the deepest level to the finest, so the rates rise in that direction
     up_rates = rising(drop_path, depths[-2::-1])[::-1]
     up = [replace(level, heads=count, drop_path=r) for level, count, r in zip(down, own, up_rates, strict=False)]
-    model = NnFormer(layers, PatchConvs(layers, task.in_channels, embed_dim, patch), steps, down, up)
+    model = NnFormer(layers, PatchConvs(layers, task.in_channels, embed_dim, patch), way, down, up)
     model.heads = _heads(layers, widths[:-1], task.num_classes, patch, deep_supervision)
     for part in (m for m in model.modules() if isinstance(m, WindowAttention)):
         part.masked = masked
@@ -210,16 +210,16 @@ def nnformer(
     return model
 
 
-def _steps(size: tuple[int, ...], strides: Sequence[Size]) -> list[Step]:
+def _way(size: tuple[int, ...], strides: Sequence[Size]) -> list[Step]:
     """Return the steps down from a level of sides `size`. Raises ShapeError if nothing is left at the end."""
-    steps = []
+    way = []
     for stride in strides:
         own = per_axis(stride, len(size)) if isinstance(stride, int) else tuple(stride)[-len(size) :]
-        steps.append(Step(size, own))
-        size = steps[-1].below()
+        way.append(Step(size, own))
+        size = way[-1].below()
     if min(size) < 1:
-        raise ShapeError(f"strides {tuple(strides)} leave nothing of {steps[0].size} patches; give a larger patch_size")
-    return steps
+        raise ShapeError(f"steps {tuple(strides)} leave nothing of {way[0].size} patches; give a larger patch_size")
+    return way
 
 
 def _heads(layers: Layers, channels: Sequence[int], classes: int, patch: tuple[int, ...], every: bool) -> nn.Module:
@@ -236,19 +236,19 @@ def _check_options(
     patch: Sequence[int],
     drop_path: float,
 ) -> None:
-    depths, heads, windows, strides, decoder_heads = per_level
+    depths, heads, windows, steps, decoder_heads = per_level
     if len({len(p) for p in per_level}) > 1 or len(depths) < 2:
         raise ModelError(
             f"depths {tuple(depths)}, heads {tuple(heads)} and windows {tuple(windows)} need one entry per level, 2 at "
-            f"least; strides {tuple(strides[1:])} and decoder_heads {tuple(decoder_heads[1:])} one less"
+            f"least; steps {tuple(steps[1:])} and decoder_heads {tuple(decoder_heads[1:])} one less"
         )
     for i, counts in enumerate(zip(heads, (*decoder_heads[1:], 1), strict=True)):
         if any(count < 1 or embed_dim * 2**i % count for count in counts):
             raise ModelError(f"{embed_dim * 2**i} channels at level {i} do not divide into {max(counts)} heads")
     if min(depths) < 1 or min(_numbers(windows)) < 1:
         raise ModelError(f"depths {tuple(depths)} and windows {tuple(windows)} are 1 or more")
-    if {*patch} - {1, 2, 4} or {*_numbers(strides[1:])} - {1, 2}:
-        raise ModelError(f"patch {tuple(patch)} has sides 1, 2 or 4, strides {tuple(strides[1:])} are 1 or 2")
+    if {*patch} - {1, 2, 4} or {*_numbers(steps[1:])} - {1, 2}:
+        raise ModelError(f"patch {tuple(patch)} has sides 1, 2 or 4, steps {tuple(steps[1:])} are 1 or 2")
     check_rate(drop_path)
 
 

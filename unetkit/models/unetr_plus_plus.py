@@ -161,19 +161,20 @@ def _enlarge(layers: Layers, in_channels: int, channels: int, stride: Size) -> n
         paper="2212.04497",
         dims=(2, 3),
         multiple=32,
-        multiple_by={"strides": "product"},
+        multiple_by={"steps": "product"},
         fixed=True,
         deep_supervision=True,
         source=("github:Amshaker/unetr_plus_plus", "dcba1c6", "Apache-2.0"),
-        params={3: 42953010},
+        params={3: 42951638},
         params_at={3: (1, 14, (64, 128, 128))},
         gflops={3: 94.9},
         activation_mb={3: 2180.0},
         notes=(
             "Positions and token projections are learned for the built patch size. as_published=true permutes the axes "
             "of the spatial branch as the reference does, which mixes tokens with channels and on which its weights "
-            "depend. The reference's ACDC network: strides [[1,4,4],2,2,2], convs=2, separate=true; BraTS: strides "
-            "[4,2,2,2], fusion=sum. 2D is our extension, by the last two numbers of each stride."
+            "depend. The reference's ACDC network: steps [[1,4,4],2,2,2], convs=2, separate=true; BraTS: steps "
+            "[4,2,2,2], fusion=sum. deep_supervision=true adds heads: 42953010 parameters. 2D is our extension, by the "
+            "last two numbers of each step."
         ),
     )
 )
@@ -181,7 +182,7 @@ def unetr_plus_plus(
     task: TaskShape,
     *,
     widths: Sequence[int] = (16, 32, 64, 128, 256),
-    strides: Sequence[Size] = ((2, 4, 4), 2, 2, 2),
+    steps: Sequence[Size] = ((2, 4, 4), 2, 2, 2),
     depths: Sequence[int] = (3, 3, 3, 3),
     heads: int = 4,
     convs: int = 1,
@@ -191,33 +192,33 @@ def unetr_plus_plus(
     deep_supervision: bool = False,
     as_published: bool = False,
 ) -> nn.Module:
-    """Build UNETR++ with `widths` from the image's level down and `strides` from each level to the next.
+    """Build UNETR++ with `widths` from the image's level down and the strides `steps` from each level to the next.
 
     `depths` are the paired blocks of the encoder's levels, finest first; the decoder has the first of them throughout.
     Pairing says what `separate`, `fusion`, `convs` and `dropout` are; without dropout convolutions drop nothing either.
     Raises ModelError if the options contradict each other.
     """
-    _check_options(widths, strides, depths, heads, dropout)
+    _check_options(widths, steps, depths, heads, dropout)
     pairing = Pairing(heads, separate, fusion, convs, dropout, as_published)
-    steps = [tuple(s)[-task.dims :] if isinstance(s, Sequence) else (s,) * task.dims for s in strides]
+    strides = [tuple(s)[-task.dims :] if isinstance(s, Sequence) else (s,) * task.dims for s in steps]
     tokens, size = [], task.patch_size
-    for step in steps:
-        size = tuple(n // s for n, s in zip(size, step, strict=True))
+    for stride in strides:
+        size = tuple(n // s for n, s in zip(size, stride, strict=True))
         tokens.append(math.prod(size))
     make = partial(PairedStage, pairing=pairing)
-    projected = [PROJECTED] * (len(steps) - 1) + [DEEPEST_PROJECTED]
+    projected = [PROJECTED] * (len(strides) - 1) + [DEEPEST_PROJECTED]
     down = [make(d, n, p) for d, n, p in zip(depths, tokens, projected, strict=True)]
     up = [make(depths[0], n, PROJECTED) for n in tokens[:-1]]
     layers = Layers(task.dims, norm="batch", act="leaky_relu", bias=False)
-    return UnetrPlusPlus(layers, task, widths, steps, (down, up), deep_supervision)
+    return UnetrPlusPlus(layers, task, widths, strides, (down, up), deep_supervision)
 
 
 def _check_options(
-    widths: Sequence[int], strides: Sequence[Size], depths: Sequence[int], heads: int, dropout: float
+    widths: Sequence[int], steps: Sequence[Size], depths: Sequence[int], heads: int, dropout: float
 ) -> None:
-    if not len(widths) - 1 == len(strides) == len(depths) or len(strides) < 2:
+    if not len(widths) - 1 == len(steps) == len(depths) or len(steps) < 2:
         raise ModelError(
-            f"widths {tuple(widths)}, strides {tuple(strides)} and depths {tuple(depths)}: give a stride and a depth "
+            f"widths {tuple(widths)}, steps {tuple(steps)} and depths {tuple(depths)}: give a step and a depth "
             "for each level below the first, 2 at least"
         )
     for width in widths[1:]:
