@@ -23,6 +23,8 @@ def small(name: str) -> list[str]:
     keys = [f"data.{key}={legal}" for key in ("patch_size", "resize") if getattr(recipe.data, key)]
     if isinstance(recipe.plan.spacing, tuple):  # generated voxels are coarse: finer ones would be thousands of windows
         keys.append("plan.spacing=native")
+    if recipe.plan.strides and not recipe.plan.widths:
+        keys.append(f"plan.widths={[8] * len(recipe.plan.strides)}")
     if not sizes:  # a recipe that leaves the patch to the plan
         keys = [f"data.patch_size={legal}", "plan.widths=[4, 8, 16, 16]"]
     return [
