@@ -42,6 +42,7 @@ def test_positions_are_those_of_the_built_size() -> None:
         ({"heads": 7}, "embed_dim=96 does not divide into 7 heads"),
         ({"window": 0}, "window=0: give the side of a window"),
         ({"decoder_widths": (64, 32)}, r"decoder_widths \(64, 32\): give four"),
+        ({"dropout": 1.0}, "dropout 1.0 is a probability"),
         ({"decoder_width": 64}, "did you mean 'decoder_widths'"),
     ],
 )

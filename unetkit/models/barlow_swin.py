@@ -20,7 +20,6 @@ from unetkit.types import TaskShape
 SHIFT = 1
 """Windows move by one token, not by half their side."""
 KERAS_NORM = ("batch", {"eps": 1e-3, "momentum": 0.01})
-DROPOUT = 0.1
 
 
 class PlainMerging(nn.Module):
@@ -70,10 +69,10 @@ class SeparableConv(nn.Sequential):
 class SeparableBlock(nn.Module):
     """Two separable convolutions beside a projected shortcut, without an activation after the sum."""
 
-    def __init__(self, layers: Layers, in_channels: int, channels: int) -> None:
+    def __init__(self, layers: Layers, in_channels: int, channels: int, dropout: float) -> None:
         super().__init__()
         first, second = SeparableConv(layers, in_channels, channels), SeparableConv(layers, channels, channels)
-        self.path = nn.Sequential(first, second, nn.Dropout(DROPOUT))
+        self.path = nn.Sequential(first, second, nn.Dropout(dropout))
         self.shortcut = ConvNormAct(layers.but(act="none"), in_channels, channels, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,11 +84,17 @@ class BarlowSwin(nn.Module):
     """The encoder, then one enlarging step and one SeparableBlock for each of `widths`, deepest first, and a head.
 
     The first steps join the encoder's maps, the last two none. An image of one channel is repeated where
-    `stem_channels` is 3.
+    `stem_channels` is 3. Blocks drop `dropout` of their values in training.
     """
 
     def __init__(
-        self, layers: Layers, stem_channels: int, num_classes: int, encoder: SwinEncoder, widths: Sequence[int]
+        self,
+        layers: Layers,
+        stem_channels: int,
+        num_classes: int,
+        encoder: SwinEncoder,
+        widths: Sequence[int],
+        dropout: float,
     ) -> None:
         super().__init__()
         self.stem_channels = stem_channels
@@ -99,7 +104,7 @@ class BarlowSwin(nn.Module):
         before = [channels[-1], *widths]
         self.up = layers.up(0, 0)
         self.blocks = nn.ModuleList(
-            SeparableBlock(layers, below + skip, width)
+            SeparableBlock(layers, below + skip, width, dropout)
             for below, skip, width in zip(before, skips, widths, strict=False)
         )
         # the reference normalises the logits too
@@ -144,11 +149,12 @@ def barlow_swin(
     window: int = 4,
     mlp_ratio: float = 4.0,
     decoder_widths: Sequence[int] = (192, 128, 64, 32),
+    dropout: float = 0.1,
     as_published: bool = False,
 ) -> nn.Module:
     """Build Barlow-Swin: three stages of two blocks, `embed_dim` channels at the first, `heads` in each.
 
-    Raises ModelError if the options contradict each other.
+    `dropout` is that of the decoder's blocks. Raises ModelError if the options contradict each other.
     """
     if embed_dim % heads:
         raise ModelError(f"embed_dim={embed_dim} does not divide into {heads} heads")
@@ -156,6 +162,8 @@ def barlow_swin(
         raise ModelError(f"window={window}: give the side of a window, 1 or more")
     if len(decoder_widths) != 4:
         raise ModelError(f"decoder_widths {tuple(decoder_widths)}: give four, one for each doubling")
+    if not 0 <= dropout < 1:
+        raise ModelError(f"dropout {dropout} is a probability, 0 or more and below 1")
     levels = []
     for i in range(3):
         side = min(window, min(task.patch_size) // (PATCH * 2**i))
@@ -164,7 +172,7 @@ def barlow_swin(
     layers = Layers(task.dims, norm=KERAS_NORM, up="nearest")
     stem = stem_channels(task)
     encoder = SwinEncoder(layers, stem, [n // PATCH for n in task.patch_size], levels)
-    model = BarlowSwin(layers, stem, task.num_classes, encoder, decoder_widths)
+    model = BarlowSwin(layers, stem, task.num_classes, encoder, decoder_widths, dropout)
     if as_published:
         for key, parameter in model.named_parameters():
             if key.endswith("relative_position_bias_table"):
