@@ -66,6 +66,8 @@ class Ensemble(Whole):
                     f"{', '.join(first.channels)}, and {', '.join(member.plan.labels.classes)} from "
                     f"{', '.join(member.plan.channels)}; give runs of one study"
                 )
+        if first.labels.instances:
+            raise RecipeError("an ensemble of instances: objects are told apart by one network; give one run")
         check_rules(rules, first.labels)
         self.members, self.rules = tuple(members), tuple(rules)
 

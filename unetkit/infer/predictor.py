@@ -23,6 +23,7 @@ from unetkit.errors import RecipeError
 from unetkit.infer.device import Compute, check_torch, pick_compute, pick_device
 from unetkit.infer.forward import WindowSettings
 from unetkit.infer.inputs import Image, check_image, image_dims, open_image, open_previous
+from unetkit.infer.instances import check_instance_settings, foreground, separated
 from unetkit.infer.network import MeanNetwork, StageInput, build_network, pruned
 from unetkit.infer.postprocess import check_rules, postprocess
 from unetkit.infer.segmenter import Segmentation
@@ -63,6 +64,7 @@ class Predictor:
         if settings.mirror and not plan.mirror_axes:
             raise RecipeError("infer.mirror=true: the network was trained without mirroring; drop it")
         check_rules(settings.postprocess, plan.labels)
+        check_instance_settings(settings, plan.labels)
         network = pruned(network, settings.depth)
         self.network, self.plan, self.settings, self.compute = network, plan, settings, compute
         self.masks = masks
@@ -162,15 +164,22 @@ class Predictor:
         with explained_shortage(prepared.id, REMEDY), _evaluating(self.network):
             image = network_input(prepared, self.plan)
             found: Segmentation | None = None
+            objects = self.plan.labels.instances
+            wanted = probabilities or objects
             with suppress(torch.OutOfMemoryError):
-                found = self._segmented(image.to(self.compute.device), prepared, probabilities)
+                found = self._segmented(image.to(self.compute.device), prepared, wanted)
             # The second try comes after the handler, whose traceback holds the tensors.
             if found is None:
                 torch.cuda.empty_cache()
                 # Sums in the host's memory, only windows on the GPU.
-                found = self._segmented(image, prepared, probabilities)
-        rules = self.settings.postprocess
-        return replace(found, encoded=postprocess(found.encoded, rules, self.plan.labels, prepared.geometry.grid))
+                found = self._segmented(image, prepared, wanted)
+            encoded, chances = found.encoded, found.chances
+            if objects and chances is not None:
+                encoded = foreground(chances, self.settings)
+            encoded = postprocess(encoded, self.settings.postprocess, self.plan.labels, prepared.geometry.grid)
+            if objects and chances is not None:
+                encoded = separated(encoded, chances[1], self.settings, f"case {prepared.id}")
+        return Segmentation(encoded, chances if probabilities else None)
 
     def slabs(self, image: Tensor, axis: int = 0, band: Band | None = None) -> Iterator[Tensor]:
         """Yield the logits of a prepared image [C, *P] by rows of `axis`, in order, as `window_slabs` does."""

@@ -15,8 +15,9 @@ from unetkit.types import Volume
 class Segmentation:
     """A prediction on the grid of the case's own image.
 
-    `encoded` is uint8 [L, *S]: class indices, or 0/1 per region. `chances` is float32 [K, *S], the probability of
-    background and classes, or of each region; None where nobody asked for it.
+    `encoded` is uint8 [L, *S]: class indices, 0/1 per region, or the layers of instances. `chances` is float32
+    [K, *S], the probability of background and classes, or of each region, or foreground and distance of instances;
+    None where nobody asked for it.
     """
 
     encoded: np.ndarray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -159,7 +159,7 @@ def _measure(
     spacing: tuple[float, ...],
     rules: Rules,
     shape: tuple[int, ...],
-    objects: Mapping[str, float],
+    objects: dict[str, float],
 ) -> dict[str, float]:
     """Measure one class on its crop; `shape` is that of the whole image, `objects` are scores of its instances."""
     scores = {name: metric(pred, ref) for name, metric in OVERLAPS.items()} | objects

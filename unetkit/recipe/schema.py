@@ -232,10 +232,15 @@ class LossSection(Section):
         "focal",
         "tversky",
         "boundary",
+        "distance",
         "focal_l1",
         "jaccard_metric",
         "focal_l1_jaccard",
-    ] = Field("auto", description="auto: dice_bce for regions, else dice_ce; focal_l1_jaccard: SAUNA's sum of the two")
+    ] = Field(
+        "auto",
+        description="auto: dice_bce for regions, distance for instances, else dice_ce; focal_l1_jaccard: SAUNA's sum "
+        "of the two",
+    )
     dice_weight: NonNegative = Field(1.0, description="weight of the soft Dice term")
     ce_weight: NonNegative = Field(1.0, description="weight of the cross-entropy (or BCE) term")
     batch_dice: bool | Literal["auto"] = Field(
@@ -253,6 +258,9 @@ class LossSection(Section):
         0.1, description="weight of the boundary term beside dice_ce, at the end of training"
     )
     class_weights: list[NonNegative] | None = Field(None, description="of the cross-entropy, one per output")
+    distance_weight: NonNegative = Field(
+        1.0, description="weight of the distance to the objects' borders, beside the dice_bce of the foreground"
+    )
     targets: Literal["labels", "sauna"] = Field(
         "labels",
         description="what focal_l1 and jaccard_metric compare with: -1 and 1 by the label, or SAUNA's soft labels, "
@@ -396,6 +404,17 @@ class InferSection(Section):
         description="of a UNet++ trained with deep supervision: predict with its first so many columns only; all: "
         "`unetkit evaluate run=RUN` compares every depth",
     )
+    foreground_threshold: Fraction = Field(
+        0.5, description="instances: chance above which a voxel belongs to an object"
+    )
+    marker_threshold: Fraction = Field(
+        0.5,
+        description="instances: distance to the border, 1 in an object's middle, above which connected voxels mark an "
+        "object; lower joins, higher splits",
+    )
+    smallest_object: Annotated[int, Field(ge=0)] = Field(
+        0, description="instances: objects of fewer voxels are dropped"
+    )
     postprocess: list[PostprocessRule] = Field(
         [], description="steps on the label maps, in this order: `[{rule: keep_largest, classes: [liver]}]`"
     )
@@ -444,6 +463,13 @@ class Recipe(Section):
             raise ValueError(
                 f"train.schedule.min_lr={self.train.schedule.min_lr:g} is above train.optimizer.lr="
                 f"{self.train.optimizer.lr:g}, so the rate would rise; lower one of them"
+            )
+        configuration = self.plan.configuration
+        joined = not isinstance(configuration, str | None) or configuration in ("all", "3d_cascade_fullres")
+        if self.data.instances and (joined or self.plan.previous):
+            raise ValueError(
+                "data.instances: objects are told apart by one network; choose plan.configuration=2d, 3d_fullres or "
+                "3d_lowres, and drop plan.previous"
             )
         # Soft-max lets one class win a voxel; overlapping regions need a sigmoid each.
         if self.data.regions and self.train.loss.name in ("dice_ce", "ce"):

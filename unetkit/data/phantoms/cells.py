@@ -33,13 +33,13 @@ def cells(options: Cells) -> Generator:
             photons = rng.poisson(np.clip(image, 0, None) * options.photons).astype(np.float32)
             images.append(store_picture(add_noise(rng, photons / np.float32(options.photons), options)))
             distances.append(round(distance, 3))
-        label = borders if options.target == "border" else semantic
         extras = {"instances": instances.astype(np.uint16), "borders": borders}
+        label = {"semantic": semantic, "border": borders, "instances": extras["instances"]}[options.target]
         facts = {"grey_distance": min(distances), "cells": int(instances.max())}
         return Sample(np.stack(images), label, extras=extras, facts=facts)
 
     meanings = (
-        {0: "background", 1: "cell"} if options.target == "semantic" else {0: "background", 1: "cell", 2: "border"}
+        {0: "background", 1: "cell"} if options.target != "border" else {0: "background", 1: "cell", 2: "border"}
     )
     return Generator(
         draw,

@@ -67,8 +67,9 @@ class Cells(Flat, Render):
     """Cells under a microscope, some of which touch."""
 
     family: Literal["cells"] = Field("cells", description="torso, cells or vessels")
-    target: Literal["semantic", "border"] = Field(
-        "semantic", description="labels: cell against background, or inside and border of cells as two classes"
+    target: Literal["semantic", "border", "instances"] = Field(
+        "semantic",
+        description="labels: cell against background, inside and border of cells as two classes, or a number per cell",
     )
     touching: Fraction = Field(0.4, description="share of the cells that get a neighbour which touches them")
     photons: PositiveFloat = Field(200.0, description="photons of a fully bright pixel (Poisson noise)")

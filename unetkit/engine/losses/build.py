@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from unetkit.data.instances import FULL
 from unetkit.data.soft_labels import soft_values
 from unetkit.engine.losses.boundary import Boundary
 from unetkit.engine.losses.comparison import Comparison
@@ -30,6 +32,7 @@ USED = {
     "focal": {"focal_gamma", "class_weights"},
     "tversky": {"tversky_alpha", "tversky_beta", *_DICE},
     "boundary": {"dice_weight", "ce_weight", "dice_squared", "class_weights", "boundary_weight", *_DICE},
+    "distance": {"dice_weight", "ce_weight", "distance_weight", "dice_squared", "batch_dice", "smooth"},
     "focal_l1": _L1,
     "jaccard_metric": {"targets"},
     "focal_l1_jaccard": {"jaccard_weight", *_L1},
@@ -52,6 +55,8 @@ class SegmentationLoss(nn.Module):
     Called with logits [B, K, *S], or a tuple of them, finest first, and labels uint8 [B, L, *S]. Resolution i
     weighs 2^-i, the lowest 0 unless it is the only one, normalised to 1; its labels are the nearest of the finest.
     Below the labels of regions codes of soft labels may lie, [B, 2 L, *S]: the targets of losses on signed values.
+    With `distance_weight` the logits are foreground and distance of instances, [B, 2, *S], and labels [B, 4, *S] (see
+    `data/instances`): the terms are on the foreground, the cross-entropy of the distance comes with that weight.
     `progress` is the share of the training that is done, 0 to 1, read by terms that grow. `pool` joins the sums of
     processes that train together, so that the mean of their losses is the loss of their samples as one batch.
     """
@@ -59,11 +64,11 @@ class SegmentationLoss(nn.Module):
     progress: Tensor
     pool: Pool | None = None
 
-    def __init__(self, terms: Sequence[Term], regions: bool) -> None:
+    def __init__(self, terms: Sequence[Term], regions: bool, distance_weight: float | None = None) -> None:
         super().__init__()
         self.parts = nn.ModuleList(t.module for t in terms)
         self.weights = [(t.weight, t.grows) for t in terms]
-        self.regions = regions
+        self.regions, self.distance_weight = regions, distance_weight
         self.register_buffer("progress", torch.zeros(()), persistent=False)
 
     def forward(self, output: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
@@ -82,6 +87,18 @@ class SegmentationLoss(nn.Module):
         return torch.stack(parts).sum()
 
     def _one(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.distance_weight is None:
+            return self._of_classes(logits, labels)
+        distance = self._of_distance(Comparison(logits[:, 1:2], labels[:, 1:2], True, self.pool))
+        return self._of_classes(logits[:, :1], labels[:, :1]) + self.distance_weight * distance
+
+    def _of_distance(self, seen: Comparison) -> Tensor:
+        # Behind a sigmoid the squared error has no slope where it is largest; both are least at the mean distance.
+        distance = seen.labels.to(seen.logits.dtype) / FULL
+        cost = functional.binary_cross_entropy_with_logits(seen.logits, distance, reduction="none")
+        return seen.mean((cost * seen.valid).sum(), seen.valid.sum())
+
+    def _of_classes(self, logits: Tensor, labels: Tensor) -> Tensor:
         soft = None
         if self.regions and labels.shape[1] > logits.shape[1]:  # a label each, then a target each
             labels, codes = labels.chunk(2, dim=1)
@@ -119,13 +136,16 @@ def build_loss(section: LossSection, labels: Labels, batch_dice: bool = False) -
     Raises RecipeError for a key that the chosen loss does not read, a wrong number of class weights, or a loss
     that does not fit the labels (regions or exclusive classes).
     """
-    name = section.name if section.name != "auto" else "dice_bce" if labels.regions else "dice_ce"
+    usual = "distance" if labels.instances else "dice_bce" if labels.regions else "dice_ce"
+    name = usual if section.name == "auto" else section.name
     _check(section, name, labels)
     pooled = batch_dice if section.batch_dice == "auto" else section.batch_dice
     dice = SoftDice(section.smooth, pooled, section.dice_background, section.dice_squared)
     entropy = CrossEntropy(weights=section.class_weights)
     pair = [Term(dice, section.dice_weight), Term(entropy, section.ce_weight)]
     absolute = Term(FocalL1(section.l1_alpha, section.l1_beta, section.l1_positive), 1.0)
+    if labels.instances:
+        return SegmentationLoss(pair, regions=True, distance_weight=section.distance_weight)
     options = section.smooth, pooled, section.dice_background
     terms = {
         "dice_ce": pair,
@@ -149,6 +169,9 @@ def _check(section: LossSection, name: str, labels: Labels) -> None:
     for key in sorted(changed - USED[name] - {"name"}):
         readers = ", ".join(n for n, keys in USED.items() if key in keys)
         raise RecipeError(f"train.loss.{key} is not used by the loss '{name}'; drop it, or choose one of {readers}")
+    if labels.instances != (name == "distance"):
+        needed = "distance, the one for instances" if labels.instances else "auto, or set data.instances=true"
+        raise RecipeError(f"train.loss.name={name} does not fit the labels; use {needed}")
     if labels.regions and section.dice_background:
         raise RecipeError("train.loss.dice_background: overlapping classes have no background output; drop it")
     if labels.regions and name in ("dice_ce", "ce"):
@@ -169,5 +192,5 @@ def _check(section: LossSection, name: str, labels: Labels) -> None:
         )
     if given is not None and not any(given):
         raise RecipeError("train.loss.class_weights are all 0; give at least one positive weight")
-    if name in ("dice_ce", "dice_bce", "boundary") and not section.dice_weight + section.ce_weight:
+    if name in ("dice_ce", "dice_bce", "boundary", "distance") and not section.dice_weight + section.ce_weight:
         raise RecipeError("train.loss: dice_weight and ce_weight are both 0; give at least one a positive value")
