@@ -83,8 +83,10 @@ class ModelInfo:
 
     def legal_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the smallest allowed size that holds `size` voxels per axis."""
+        # a stride of 0 is for the builder to refuse
+        steps = [max(m, 1) for m in self.multiples(len(size))]
         # -(-a // b) rounds up.
-        up = [-(-max(n, self.min_size, 1) // m) * m for n, m in zip(size, self.multiples(len(size)), strict=True)]
+        up = [-(-max(n, self.min_size, 1) // m) * m for n, m in zip(size, steps, strict=True)]
         return tuple([max(up)] * len(up)) if self.square else tuple(up)
 
     def multiples(self, dims: int) -> tuple[int, ...]:
