@@ -292,11 +292,13 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: obje
     network.load_state_dict(dict(weights))
 
 
-def transfer_weights(network: nn.Module, weights: Mapping[str, Tensor], source: object = "checkpoint") -> list[str]:
+def transfer_weights(
+    network: nn.Module, weights: Mapping[str, Tensor], source: object = "checkpoint", part: str = ""
+) -> list[str]:
     """Put in all weights whose name and shape fit, and return the names in the network that stay as they were.
 
-    Raises CheckpointError if less than half of the network's values get one: then it is another model. A network with
-    `adapt_weights` brings them into its shapes before.
+    Raises CheckpointError if less than half of the values in the `part` of the network whose names start so get one:
+    then it is another model. A network with `adapt_weights` brings them into its shapes before.
     """
     adapt = getattr(network, "adapt_weights", None)
     weights = adapt(weights) if adapt else weights
@@ -305,7 +307,8 @@ def transfer_weights(network: nn.Module, weights: Mapping[str, Tensor], source: 
     own = network.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and k not in wrong}
     # by values, not by tensors: norms have the shapes of those of many another model
-    share = sum(w.numel() for w in fitting.values()) / max(sum(w.numel() for w in own.values()), 1)
+    wanted = sum(w.numel() for k, w in own.items() if k.startswith(part))
+    share = sum(w.numel() for w in fitting.values()) / max(wanted, 1)
     if share < 0.5:
         raise CheckpointError(
             f"{source}: only {len(fitting)} of the network's {len(own)} tensors ({share:.0%} of its values) are in it "

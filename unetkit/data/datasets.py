@@ -65,9 +65,15 @@ class Dataset:
         return tuple(case for case in self.cases if case.images and case.label is not None)
 
 
-def open_dataset(section: DataSection, home: Path | None = None) -> Dataset:
+WHOLE = Labels(("image",), ((1,),))
+"""Labels of images that are learned from without any: every voxel is of one class."""
+
+
+def open_dataset(section: DataSection, home: Path | None = None, *, unlabelled: bool = False) -> Dataset:
     """Recognise the folder that a recipe names, or generate the data set below `home` and read it back.
 
+    `unlabelled`: for training on images alone; label files are not needed, nor opened, and each image stands for its
+    own label (see `read_label`).
     Raises DataError if there is nothing usable, RecipeError if the recipe contradicts itself or the data.
     """
     known = None if section.dataset is None else known_dataset(section.dataset)
@@ -75,12 +81,16 @@ def open_dataset(section: DataSection, home: Path | None = None) -> Dataset:
     found = _recognise(root, section.layout)
     # After recognition: sides that the folder states go before those of the catalogue.
     cases = _with_known_sides(found.cases, known)
+    if unlabelled:
+        cases = tuple(replace(case, label=case.images[0] if case.images else None) for case in cases)
     section = section if known is None else known.fill_in(section)
     peeks = _peek_all(cases)
     dims, number = _usual(peeks)
     # `scan` opens label files, and is called only where the recipe leaves their meaning open.
     paths = [case.label for case in cases if case.label is not None]
-    labels, notes = final_labels(section, found.declared, lambda d: scan_labels(paths, d)) if paths else (None, [])
+    labels, notes = (WHOLE if unlabelled else None), list[str]()
+    if paths and not unlabelled:
+        labels, notes = final_labels(section, found.declared, lambda d: scan_labels(paths, d))
     return Dataset(
         section.dataset or found.name,
         root,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
+from itertools import count, product
 from typing import Any
 
 import torch
@@ -113,7 +113,8 @@ class TrainingLoader:
     `cases`: a sequence of `Prepared`, or `LazyCases`. 2D images go through albumentations on the CPU, volumes
     and slices of volumes through torch on `device`.
 
-    Of several processes that train together each makes its share of a batch, as one would make the whole.
+    Of several processes that train together each makes its share of a batch, as one would make the whole. With `views`
+    of 2 each patch is augmented twice, and all second views follow the first ones in the batch.
 
     Raises DataError without cases, RecipeError for an augmentation that cannot be.
     """
@@ -125,6 +126,7 @@ class TrainingLoader:
         recipe: Recipe,
         device: str | torch.device = "cpu",
         share: Share | None = None,
+        views: int = 1,
     ) -> None:
         if not len(cases):
             raise DataError("no case to train on: the split's training part is empty; add cases or change data.split")
@@ -133,7 +135,7 @@ class TrainingLoader:
         self.device = torch.device(device)
         share, count = share or Share(), train.batch_size or plan.batch_size
         self.sampler = PatchSampler(cases, _sampling_rule(plan, recipe, count * share.world))
-        self.rows = share.rows(count)
+        self.rows, self.views = share.rows(count), views
         table = decide_table(train.augment, plan, left_right_axis(cases[0], plan))
         self.table = replace(table, soft=cases[0].soft is not None)
         self.images = cases[0].data.ndim == 3
@@ -201,6 +203,7 @@ class _Steps(Dataset):
 
     def __init__(self, loader: TrainingLoader, places: Tensor) -> None:
         self.sampler, self.table, self.ids, self.rows = loader.sampler, loader.table, loader.ids, loader.rows
+        self.views = loader.views
         self.finish: Callable[[Sequence[Sample]], tuple[Tensor, Tensor]] | None = None
         if loader.images:
             self.finish = _image_augmenter(loader.table)
@@ -231,19 +234,19 @@ class _Steps(Dataset):
 
     def _made(self, step: int, place: Tensor) -> Batch | _Cut:
         samples = []
-        for index in self.rows:
+        for view, index in product(range(self.views), self.rows):
             place[:] = torch.tensor((os.getpid(), step, index))
-            samples.append(self._sample(step, index))
+            samples.append(self._sample(step, index, view))
         if self.finish is None:
             return _Cut(tuple(samples))
         image, label = self.finish(samples)
         return Batch(image, label, tuple(sample.case_id for sample in samples))
 
-    def _sample(self, step: int, index: int) -> Sample:
+    def _sample(self, step: int, index: int, view: int) -> Sample:
         rule = self.sampler.rule
         patch = self.sampler.draw(step, index)
         prepared = self.sampler.cases[patch.case]
-        rng = random_stream(AUGMENTATION, rule.seed, step, index)
+        rng = random_stream(AUGMENTATION, rule.seed, step, index, *([view] if view else []))
         draw = draw_sample(self.table, len(rule.patch_size), len(prepared.data), rng)
         start, size, margin = source_box(draw, patch.start, rule.patch_size)
         image, label = cut(prepared, patch, start, size)

@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from unetkit.engine.losses import build_loss
+from unetkit.engine.goal import with_loss
 from unetkit.engine.precision import HALF, choose_format
+from unetkit.engine.pretrain import views_of
 from unetkit.errors import RecipeError, UnetkitError
 from unetkit.infer.network import build_network
 from unetkit.plan.memory import Cost, trace_step
@@ -42,9 +43,9 @@ class StepEstimate:
         train = self.recipe.train
         network = self._network(plan)
         with torch.device("meta"):
-            loss = build_loss(train.loss, plan.labels, plan.batch_dice)
-        shape = (plan.batch_size, plan.task.in_channels, *plan.patch_size)
-        labels = (plan.batch_size, plan.labels.layers, *plan.patch_size)
+            network, loss = with_loss(network, self.recipe, plan)
+        shape = (views_of(self.recipe) * plan.batch_size, plan.task.in_channels, *plan.patch_size)
+        labels = (shape[0], plan.labels.layers, *plan.patch_size)
         half = HALF.get(choose_format(train.precision, self.device))
         try:
             return trace_step(network, loss, shape, labels, half=half, kept=self._kept())

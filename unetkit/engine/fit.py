@@ -49,7 +49,8 @@ class Score:
 class Job:
     """What the loop works on: recipe, plan, run folder, loader, steps of an epoch, and how to validate a network.
 
-    `expected` is what was foreseen of memory and time, as in `Plan.expected`.
+    `validate` is None where the loss alone is followed. `expected` is what was foreseen of memory and time, as in
+    `Plan.expected`.
     """
 
     recipe: Recipe
@@ -57,7 +58,7 @@ class Job:
     folder: Path
     loader: Loader
     steps_per_epoch: int
-    validate: Callable[[nn.Module], Score]
+    validate: Callable[[nn.Module], Score] | None
     shown: bool = True
     expected: Mapping[str, float] = field(default_factory=dict)
 
@@ -230,8 +231,8 @@ class _Loop:
         total, count = self.progress.losses
         record: dict[str, Any] = {"step": step, "epoch": epoch, "epoch_loss": total / max(count, 1)}
         final = force or bool(self.stopped) or step == self.job.steps
-        if final or epoch % self.settings.validate_every == 0:
-            record |= self._validate()
+        if self.job.validate is not None and (final or epoch % self.settings.validate_every == 0):
+            record |= self._validate(self.job.validate)
             self.stopped = self.group.first(self._why_to_stop)
         if self.stopped and step < self.job.steps:
             record["stopped"] = self.stopped
@@ -243,12 +244,12 @@ class _Loop:
             self._save()
         self.looked = time.monotonic()  # the validation is no part of the steps' rate
 
-    def _validate(self) -> dict[str, Any]:
+    def _validate(self, validate: Callable[[nn.Module], Score]) -> dict[str, Any]:
         if self.group.world > 1:
             self._save()  # Ctrl-C within a validation reaches the processes at different places, where none can save
         self.stepper.settle()
         with explained("validation", _load(self.job, self.stepper)), self.pulse.hearing():
-            score = self.job.validate(self.stepper.averaged)
+            score = validate(self.stepper.averaged)
         self.stepper.network.train()  # without an average it is the one that was validated
         best = self.progress.best
         if not math.isnan(score.mean) and (best is None or score.mean > best):

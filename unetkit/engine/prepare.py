@@ -73,13 +73,18 @@ class Reference:
     labels: np.ndarray
 
 
+def open_for(recipe: Recipe) -> Dataset:
+    """Open the data set as the recipe's task needs it. Raises as `open_dataset`."""
+    return open_dataset(recipe.data, unlabelled=recipe.task == "pretrain")
+
+
 def prepare_plan(recipe: Recipe, shown: bool = True) -> Preparation:
     """Open the data set, split it, measure the training cases (with a bar if `shown`) and decide the plan.
 
     Raises DataError for data that cannot be used, RecipeError or ModelError for a recipe that does not fit them.
     """
     info = model_info(recipe.model.name)
-    dataset = open_dataset(recipe.data)
+    dataset = open_for(recipe)
     split = make_split(dataset, recipe.data.split)
     fingerprint = measure(dataset, split.train, progress=case_bar("measure", shown))
     device = pick_device(recipe.train.device)
@@ -182,7 +187,7 @@ def _with_masks(preparation: Preparation, ids: Sequence[str], recipe: Recipe) ->
 
 
 def _wants_soft(recipe: Recipe) -> bool:
-    return recipe.train.loss.targets == "sauna"
+    return recipe.task == "segment" and recipe.train.loss.targets == "sauna"
 
 
 def _opened(stored: Mapping[str, StoredCase], case_id: str) -> Prepared:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from unetkit.engine.estimate import StepEstimate
-from unetkit.engine.losses import build_loss
+from unetkit.engine.goal import with_loss
+from unetkit.engine.pretrain import views_of
 from unetkit.engine.step import Stepper
 from unetkit.errors import RecipeError
 from unetkit.infer.network import build_network
@@ -130,12 +131,12 @@ def real_step(plan: Plan, recipe: Recipe, device: torch.device) -> float:
 
 
 def _two_steps(plan: Plan, recipe: Recipe, device: torch.device) -> None:
-    network = build_network(recipe, plan, start=False)
-    loss = build_loss(recipe.train.loss, plan.labels, plan.batch_dice)
+    network, loss = with_loss(build_network(recipe, plan, start=False), recipe, plan)
     # compiling takes minutes, and takes less memory rather than more
     stepper = Stepper(network, loss, recipe.train.model_copy(update={"compile": False}), device)
-    image = torch.zeros(plan.batch_size, plan.task.in_channels, *plan.patch_size)
-    label = torch.zeros(plan.batch_size, plan.labels.layers, *plan.patch_size, dtype=torch.uint8)
+    samples = views_of(recipe) * plan.batch_size
+    image = torch.zeros(samples, plan.task.in_channels, *plan.patch_size)
+    label = torch.zeros(samples, plan.labels.layers, *plan.patch_size, dtype=torch.uint8)
     batches = [_Noise(image, label)] * recipe.train.accumulate
     # the optimiser makes its moments in the first step, and needs them all in the second
     for step in range(2):

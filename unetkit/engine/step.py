@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unetkit.engine.device import choose_memory_format, lay_out
 from unetkit.engine.distributed import ALONE, Group
 from unetkit.engine.ema import Ema
-from unetkit.engine.losses import SegmentationLoss
+from unetkit.engine.losses.objective import Objective
 from unetkit.engine.losses.pool import Pool
 from unetkit.engine.optim import build_optimizer, set_learning_rate
 from unetkit.engine.parallel import start_parallel
@@ -59,7 +59,7 @@ class Stepper:
     def __init__(
         self,
         network: nn.Module,
-        loss: SegmentationLoss,
+        loss: Objective,
         section: TrainSection,
         device: torch.device,
         group: Group = ALONE,

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from unetkit.checkpoint import load_checkpoint, read_state
-from unetkit.data.datasets import open_dataset
 from unetkit.data.share import Share
 from unetkit.data.splits import make_split
 from unetkit.engine.distributed import ALONE, Group
 from unetkit.engine.log import require_tensorboard
 from unetkit.engine.losses import build_loss
 from unetkit.engine.parallel import check_parallel
-from unetkit.engine.prepare import Preparation, prepare_plan
+from unetkit.engine.prepare import Preparation, open_for, prepare_plan
+from unetkit.engine.pretrain import check_pretraining
 from unetkit.engine.run_folder import RunFolder, new_run_folder
 from unetkit.engine.state import LAST
 from unetkit.errors import CheckpointError, DataError, RecipeError
@@ -92,13 +92,13 @@ def reopen_task(path: Path, group: Group = ALONE, changes: Mapping[str, Any] | N
         recipe, origins, plan, split = folder.read()
         recipe = shared_out(resumed(recipe, changes or {}), plan, path, group.world)
         device = _device(recipe, group)
-        preparation = Preparation(open_dataset(recipe.data), split, plan)
+        preparation = Preparation(open_for(recipe), split, plan)
     return Task(recipe, origins, folder, preparation, device, group)
 
 
 def _measure(recipe: Recipe, share: Share, shown: bool) -> None:
     """Measure this process's share of the training cases, so that the first one finds them measured for its plan."""
-    dataset = open_dataset(recipe.data)
+    dataset = open_for(recipe)
     own = share.of(make_split(dataset, recipe.data.split).train)
     # what is wrong with a case is said of all cases together, by the first process
     with suppress(DataError):
@@ -139,7 +139,10 @@ def run_title(recipe: Recipe, source: str | None) -> str:
 
 def check_task(recipe: Recipe, preparation: Preparation) -> None:
     """Refuse now what would otherwise fail after the preprocessing. Raises RecipeError or CheckpointError."""
-    build_loss(recipe.train.loss, preparation.plan.labels)
+    if recipe.task == "pretrain":
+        check_pretraining(recipe, preparation.plan)
+    else:
+        build_loss(recipe.train.loss, preparation.plan.labels)
     info = model_info(recipe.model.name)
     if recipe.train.deep_supervision is True and not info.deep_supervision:
         raise RecipeError(

@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from unetkit.checkpoint import load_checkpoint, transfer_weights
 from unetkit.data.loader import TrainingLoader
 from unetkit.engine.distributed import Group, joined
 from unetkit.engine.expectation import foreseen
 from unetkit.engine.faults import Load, explained
 from unetkit.engine.fit import Job, fit
-from unetkit.engine.losses import build_loss
+from unetkit.engine.goal import with_loss
 from unetkit.engine.parallel import has_loose_norm
 from unetkit.engine.prepare import training_cases, validation_cases
+from unetkit.engine.pretrain import start_from, views_of
+from unetkit.engine.pretrain.result import PretrainResult, conclude_pretraining
 from unetkit.engine.result import TrainResult, conclude
 from unetkit.engine.step import Stepper
 from unetkit.engine.study.decide import Study, reopen_study, start_study
@@ -34,7 +35,7 @@ from unetkit.infer.device import check_torch
 from unetkit.infer.network import build_network
 from unetkit.recipe import Recipe, resolve
 
-__all__ = ["StudyResult", "TrainResult", "train"]
+__all__ = ["PretrainResult", "StudyResult", "TrainResult", "train"]
 
 
 def train(
@@ -46,7 +47,7 @@ def train(
     progress: bool = True,
     changes: Mapping[str, Any] | None = None,
     group: Group | None = None,
-) -> TrainResult | StudyResult:
+) -> TrainResult | StudyResult | PretrainResult:
     """Train by a recipe (or the name of one), validate on whole cases with the chosen checkpoint, and report.
 
     `resume` goes on with a run where its last checkpoint was, by the run's own recipe; then no recipe is given, but
@@ -88,7 +89,8 @@ def train(
         task = reopen_task(Path(str(resume)), group, changes)
     earlier = _train(task, shown)
     # a resumed run reports the time of all its processes
-    return conclude(task, started - earlier, shown)
+    finish = conclude_pretraining if task.recipe.task == "pretrain" else conclude
+    return finish(task, started - earlier, shown)
 
 
 def _require_alone(group: Group) -> None:
@@ -135,15 +137,17 @@ def _job(task: Task, shown: bool) -> tuple[Job, Stepper]:
     recipe, plan = task.recipe, task.preparation.plan
     # The network first: options that it refuses show within seconds, not after an hour of preprocessing.
     with explained("building the network", Load(plan, recipe.train.accumulate, recipe.train.precision)):
-        loss = build_loss(recipe.train.loss, plan.labels, plan.batch_dice)
-        stepper = Stepper(_network(task), loss, recipe.train, task.device, task.group)
+        network, loss = with_loss(_network(task), recipe, plan)
+        stepper = Stepper(network, loss, recipe.train, task.device, task.group)
     if shown and has_loose_norm(stepper.network, stepper.device) and task.group.world > 1:
         print("note: on CPUs each process takes the statistics of batch norm over its own samples", file=sys.stderr)
+    validate = None
     with task.group.together():
         cases = training_cases(task.preparation, recipe, shown, task.group)
-        loader = TrainingLoader(cases, plan, recipe, task.device, task.group.share)
-        held_out = validation_cases(task.preparation, recipe, shown, task.group)
-    validate = Validation(held_out, plan, recipe, task.device, task.group)
+        loader = TrainingLoader(cases, plan, recipe, task.device, task.group.share, views_of(recipe))
+        if recipe.task == "segment":
+            held_out = validation_cases(task.preparation, recipe, shown, task.group)
+            validate = Validation(held_out, plan, recipe, task.device, task.group)
     expected = foreseen(plan, recipe, task.device).expected if shown else plan.expected
     return Job(recipe, plan, task.folder.path, loader, loader.steps_per_epoch, validate, shown, expected), stepper
 
@@ -155,9 +159,8 @@ def _network(task: Task) -> nn.Module:
     torch.manual_seed(task.recipe.seed)
     network = build_network(task.recipe, task.preparation.plan)
     if init is not None:
-        new = transfer_weights(network, load_checkpoint(init).best_weights, init)
-        if new and task.group.leads:
-            print(
-                f"note: {len(new)} tensors are not in {init} and start anew: {', '.join(new[:4])} ...", file=sys.stderr
-            )
+        new, every = start_from(network, init, task.recipe, task.preparation.plan), len(network.state_dict())
+        if task.group.leads:
+            anew = f"; {len(new)} start anew: {', '.join(new[:4])}{' ...' if len(new) > 4 else ''}" if new else ""
+            print(f"note: {every - len(new)} of {every} tensors are taken from {init}{anew}", file=sys.stderr)
     return network

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from unetkit.errors import ModelError, RecipeError
 from unetkit.plan.plan import Plan
 from unetkit.recipe.schema import Recipe
 from unetkit.registry import ModelInfo, create_model, model_info
+from unetkit.types import TaskShape
 
 FROM_PLAN = ("strides", "kernels", "widths")
 # Options that name weights to start from.
@@ -22,21 +25,39 @@ _START = ("pretrained", "weights")
 def build_network(recipe: Recipe, plan: Plan, *, start: bool = True) -> nn.Module:
     """Build the recipe's model for the plan's channels, classes and patch, with the outputs that training asks for.
 
-    `start` False leaves out the weights that training starts from, since others are put in.
+    `start` False leaves out the weights that training starts from, since others are put in. In pretraining the outputs
+    are the channels of the image.
     Raises ModelError or ShapeError as `create_model` does.
     """
+    task = plan.task
+    if recipe.task == "pretrain":
+        task = replace(task, num_classes=task.in_channels)
+    return _built(recipe, plan, task, start)
+
+
+def head_tensors(recipe: Recipe, plan: Plan) -> set[str]:
+    """Return the names of the tensors of the recipe's network whose shape depends on the number of its outputs."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about initial values that nobody will see
+        more = replace(plan.task, num_classes=plan.task.num_classes + 1)
+        few, many = (_built(recipe, plan, task, start=False).state_dict() for task in (plan.task, more))
+    return {name for name, value in few.items() if name not in many or many[name].shape != value.shape}
+
+
+def _built(recipe: Recipe, plan: Plan, task: TaskShape, start: bool) -> nn.Module:
     info = model_info(recipe.model.name)
     # What the recipe says of the model goes before what the plan decided.
     options = {**plan_options(info, plan), **recipe.model.options}
     if not start:
         options = {k: v for k, v in options.items() if k not in _START}
-    asked = recipe.train.deep_supervision
+    # coarser outputs have no images to be compared with
+    asked = recipe.train.deep_supervision if recipe.task != "pretrain" else False
     if asked == "auto" and info.deep_supervision:
         try:
-            return _create(info, plan, {"deep_supervision": True, **options})
+            return _create(info, task, {"deep_supervision": True, **options})
         except ModelError:  # some variants of a model have no deep supervision; any other fault shows again below
-            return _create(info, plan, options)
-    return _create(info, plan, {"deep_supervision": True, **options} if asked is True else options)
+            return _create(info, task, options)
+    return _create(info, task, {"deep_supervision": True, **options} if asked is True else options)
 
 
 class StageInput(nn.Module):
@@ -85,8 +106,7 @@ def depths_of(network: nn.Module) -> tuple[int, ...]:
     return depths
 
 
-def _create(info: ModelInfo, plan: Plan, options: dict[str, Any]) -> nn.Module:
-    task = plan.task
+def _create(info: ModelInfo, task: TaskShape, options: dict[str, Any]) -> nn.Module:
     return create_model(
         info.name, in_channels=task.in_channels, num_classes=task.num_classes, patch_size=task.patch_size, **options
     )

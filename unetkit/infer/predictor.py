@@ -19,7 +19,7 @@ from unetkit.data.cascade import StageMasks, network_input, open_masks, require_
 from unetkit.data.labels import decode
 from unetkit.data.preprocess import Prepared, preprocess
 from unetkit.data.restore import Band
-from unetkit.errors import RecipeError
+from unetkit.errors import CheckpointError, RecipeError
 from unetkit.infer.device import Compute, check_torch, pick_compute, pick_device
 from unetkit.infer.forward import WindowSettings
 from unetkit.infer.inputs import Image, check_image, image_dims, open_image, open_previous
@@ -106,6 +106,10 @@ class Predictor:
         found = [load_checkpoint(path) for path in paths]
         recipe, plan = found[0].recipe, found[0].plan
         for path, checkpoint in zip(paths, found, strict=True):
+            if checkpoint.recipe.task == "pretrain":
+                raise CheckpointError(
+                    f"{path}: a pretraining, which knows no classes; train from it: train.init={path}"
+                )
             if _sizes(checkpoint.plan) != _sizes(plan):
                 raise RecipeError(f"{paths[0]} and {path} were trained by different plans; give folds of one study")
         settings = _overridden(recipe.infer, overrides)

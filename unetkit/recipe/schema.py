@@ -300,6 +300,35 @@ class AugmentSection(Section):
     )
 
 
+class PretrainSection(Section):
+    """Training on images alone (task=pretrain)."""
+
+    method: Literal["mae", "barlow"] = Field(
+        "mae",
+        description="mae: hide parts of the image and restore them (masked autoencoder, arXiv:2111.06377); barlow: "
+        "make the encoder see the same in two augmented copies (Barlow Twins, arXiv:2103.03230)",
+    )
+    mask_ratio: Fraction = Field(0.75, description="share of the parts that mae hides")
+    mask_patch: Positive | Size = Field(16, description="side of such a part in voxels, or one for each axis")
+    projector: Annotated[list[Positive], Field(min_length=1)] = Field(
+        [8192, 8192, 8192], description="widths of the layers above the encoder's pooled map (barlow)"
+    )
+    off_diagonal: NonNegative = Field(
+        0.005, description="weight of the correlations between different outputs (barlow; lambda of the paper)"
+    )
+
+    @model_validator(mode="after")
+    def _agrees(self) -> PretrainSection:
+        own = {"mae": {"mask_ratio", "mask_patch"}, "barlow": {"projector", "off_diagonal"}}
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        for name in sorted(set().union(*own.values()) - own[self.method]):
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name} is not used by method={self.method}; drop it, or change the method")
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio {self.mask_ratio:g} hides all or nothing; give a share between 0 and 1")
+        return self
+
+
 class TrainSection(Section):
     """The training loop."""
 
@@ -314,6 +343,7 @@ class TrainSection(Section):
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
     loss: LossSection = LossSection()
+    pretrain: PretrainSection = PretrainSection()
     augment: AugmentSection = AugmentSection()
     oversample: Fraction = Field(0.33, description="share of a batch's patches that must hold foreground")
     balance_classes: bool = Field(True, description="foreground patches draw the class first, then a voxel of it")
@@ -446,12 +476,34 @@ class Recipe(Section):
     seed: int = Field(0, description="of weights, sampling and augmentation")
     output: str = Field("runs", description="folder that receives the run folders")
     name: str | None = Field(None, description="name of the run folder; without it recipe, data and a number")
+    task: Literal["segment", "pretrain"] = Field(
+        "segment",
+        description="pretrain: learn from images alone, by train.pretrain, for a training that starts with "
+        "train.init=RUN; what is said of labels, classes, loss and metrics is then not looked at",
+    )
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     plan: PlanSection = PlanSection()
     train: TrainSection = TrainSection()
     infer: InferSection = InferSection()
     evaluate: EvaluateSection = EvaluateSection()
+
+    @model_validator(mode="after")
+    def _pretrains(self) -> Recipe:
+        if self.task != "pretrain":
+            if self.train.pretrain != PretrainSection():
+                raise ValueError("train.pretrain is read by task=pretrain alone; add that, or drop the section")
+            return self
+        refused = {
+            "data.split.fold=all": self.data.split.fold == "all",
+            "several plan.configuration": self.plan.configuration == "all" or isinstance(self.plan.configuration, list),
+            "plan.previous": self.plan.previous or self.data.previous is not None,
+            "train.patience": self.train.patience is not None,
+            "train.deep_supervision=true": self.train.deep_supervision is True,
+        }
+        if found := [name for name, given in refused.items() if given]:
+            raise ValueError(f"task=pretrain has no use for {', '.join(found)}; drop it")
+        return self
 
     @model_validator(mode="after")
     def _agrees(self) -> Recipe:

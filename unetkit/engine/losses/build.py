@@ -14,9 +14,9 @@ from unetkit.data.instances import FULL
 from unetkit.data.soft_labels import soft_values
 from unetkit.engine.losses.boundary import Boundary
 from unetkit.engine.losses.comparison import Comparison
+from unetkit.engine.losses.objective import Objective
 from unetkit.engine.losses.overlap import SoftDice, Tversky
 from unetkit.engine.losses.pixelwise import CrossEntropy
-from unetkit.engine.losses.pool import Pool
 from unetkit.engine.losses.signed import FocalL1, JaccardMetric
 from unetkit.errors import RecipeError
 from unetkit.recipe.schema import LossSection
@@ -49,7 +49,7 @@ class Term:
     grows: bool = False
 
 
-class SegmentationLoss(nn.Module):
+class SegmentationLoss(Objective):
     """Weighted sum of terms, over all resolutions of a deeply supervised output.
 
     Called with logits [B, K, *S], or a tuple of them, finest first, and labels uint8 [B, L, *S]. Resolution i
@@ -57,19 +57,13 @@ class SegmentationLoss(nn.Module):
     Below the labels of regions codes of soft labels may lie, [B, 2 L, *S]: the targets of losses on signed values.
     With `distance_weight` the logits are foreground and distance of instances, [B, 2, *S], and labels [B, 4, *S] (see
     `data/instances`): the terms are on the foreground, the cross-entropy of the distance comes with that weight.
-    `progress` is the share of the training that is done, 0 to 1, read by terms that grow. `pool` joins the sums of
-    processes that train together, so that the mean of their losses is the loss of their samples as one batch.
     """
-
-    progress: Tensor
-    pool: Pool | None = None
 
     def __init__(self, terms: Sequence[Term], regions: bool, distance_weight: float | None = None) -> None:
         super().__init__()
         self.parts = nn.ModuleList(t.module for t in terms)
         self.weights = [(t.weight, t.grows) for t in terms]
         self.regions, self.distance_weight = regions, distance_weight
-        self.register_buffer("progress", torch.zeros(()), persistent=False)
 
     def forward(self, output: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
         """Return the loss of a batch, a scalar in fp32 (fp64 for logits in fp64)."""
