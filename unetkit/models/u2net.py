@@ -41,7 +41,8 @@ class Climb(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        x, found = maps[-1], []
+        x = maps[-1]
+        found: list[Tensor] = []
         for block, skip in zip(reversed(self.blocks), reversed(maps[:-1]), strict=True):
             if x.shape[2:] != skip.shape[2:]:
                 x = self.layers.linear(x, skip.shape[2:])
