@@ -111,8 +111,7 @@ def _scale(rules: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         elif isinstance(value, int) and isinstance(rule, int):
             found = rule * 2**value
         elif isinstance(value, list | tuple) and value:
-            by_axis = {"product": _product, "axes": tuple}.get(rule)
-            found = by_axis(value) if by_axis else rule * 2 ** (len(value) - 1)
+            found = _BY_AXIS[rule](value) if rule in _BY_AXIS else rule * 2 ** (len(value) - 1)
         else:
             found = None
         if found is not None:
@@ -126,6 +125,9 @@ def _product(strides: Sequence[Any]) -> Any:
         return prod(strides)
     dims = max(len(s) for s in strides if not isinstance(s, int))
     return tuple(prod(axis) for axis in zip(*[(s,) * dims if isinstance(s, int) else s for s in strides], strict=True))
+
+
+_BY_AXIS: dict[str, Callable[[Sequence[Any]], Any]] = {"product": _product, "axes": tuple}
 
 
 _live: dict[str, ModelInfo] = {}

@@ -13,7 +13,7 @@ from unetkit.data.augment_table import PRESETS, Table, decide_table, swapped_cla
 from unetkit.data.streams import random_stream
 from unetkit.errors import RecipeError
 from unetkit.plan.plan import Normalization, Plan
-from unetkit.recipe.schema import AugmentSection
+from unetkit.recipe.training import AugmentSection
 from unetkit.types import IGNORE, Labels
 
 CPU = torch.device("cpu")

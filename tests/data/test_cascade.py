@@ -19,7 +19,8 @@ from unetkit.data.preprocess import Prepared, preprocess
 from unetkit.data.streams import random_stream
 from unetkit.errors import DataError, RecipeError, ShapeError
 from unetkit.plan.plan import Normalization, Plan
-from unetkit.recipe.schema import AugmentSection, Recipe
+from unetkit.recipe.schema import Recipe
+from unetkit.recipe.training import AugmentSection
 from unetkit.types import IGNORE, Case, Labels, Volume
 
 CPU = torch.device("cpu")

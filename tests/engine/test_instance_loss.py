@@ -10,7 +10,7 @@ from unetkit.data.instances import encode_instances
 from unetkit.engine.losses import build_loss
 from unetkit.errors import RecipeError
 from unetkit.recipe import resolve
-from unetkit.recipe.schema import LossSection
+from unetkit.recipe.training import LossSection
 from unetkit.types import IGNORE, Labels
 
 CELLS = Labels(("cell",), ((1,),), instances=True)

@@ -12,7 +12,7 @@ from unetkit.engine.losses import build_loss, supervision_weights
 from unetkit.engine.losses.boundary import signed_distance
 from unetkit.engine.losses.build import nearest
 from unetkit.errors import RecipeError
-from unetkit.recipe.schema import LossSection
+from unetkit.recipe.training import LossSection
 from unetkit.types import IGNORE, Labels
 
 ORGANS = Labels(("liver", "spleen"), ((1,), (2,)))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from unetkit.engine.optim import build_optimizer, decay_groups, learning_rate
-from unetkit.recipe.schema import OptimizerSection, ScheduleSection
+from unetkit.recipe.training import OptimizerSection, ScheduleSection
 
 
 def rates(schedule: ScheduleSection, total: int = 100, per_epoch: int = 10) -> list[float]:

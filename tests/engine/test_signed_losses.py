@@ -9,7 +9,7 @@ from unetkit.engine.losses import build_loss
 from unetkit.engine.losses.comparison import Comparison
 from unetkit.engine.losses.signed import FocalL1, JaccardMetric
 from unetkit.errors import RecipeError
-from unetkit.recipe.schema import LossSection
+from unetkit.recipe.training import LossSection
 from unetkit.types import IGNORE, Labels
 
 VESSELS = Labels(("vessel",), ((1,),), regions=True)

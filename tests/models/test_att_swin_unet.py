@@ -48,7 +48,7 @@ def test_weights_of_swin_unet_load(tmp_path: Path) -> None:
 
 
 def test_contradictory_options_are_refused() -> None:
-    with pytest.raises(ModelError, match="spatial_attention='ad' .did you mean 'add'"):
+    with pytest.raises(ModelError, match=r"spatial_attention='ad' .did you mean 'add'"):
         small(spatial_attention="ad")
     with pytest.raises(ModelError, match="spatial_attention=multiply does nothing"):
         small(spatial_attention="multiply", as_published=True)

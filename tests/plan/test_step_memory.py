@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from unetkit.engine.losses import build_loss
 from unetkit.plan.memory import MARGIN_GB, Cost, trace_step
-from unetkit.recipe.schema import LossSection
+from unetkit.recipe.training import LossSection
 from unetkit.registry import create_model
 from unetkit.types import Labels
 

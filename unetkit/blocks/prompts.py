@@ -1,6 +1,7 @@
 """Prompts and what answers them, as in Segment Anything (arXiv:2304.02643): tokens that a map and they attend to."""
 
 from math import pi
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ class PromptEncoder(nn.Module):
     """
 
     frequencies: Tensor
+
+    kinds: Any  # torch types the members of a list as plain modules
 
     def __init__(self, channels: int, size: tuple[int, ...], grid: tuple[int, ...], hidden: int = 16) -> None:
         super().__init__()

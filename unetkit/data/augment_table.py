@@ -11,7 +11,7 @@ import numpy as np
 
 from unetkit.errors import RecipeError, nearest
 from unetkit.plan.plan import Plan
-from unetkit.recipe.schema import AugmentSection
+from unetkit.recipe.training import AugmentSection
 from unetkit.types import Labels
 
 _ANISOTROPIC = 3.0

@@ -2,7 +2,8 @@
 
 Layer 0 is the class (0, 1, 255 to ignore), layer 1 the distance to the border of the object a voxel lies in, as
 0 to 254 for 0 to 1 of that object's largest; layers 2 and 3 are the low and the high byte of the object's number, which
-`types.instance_numbers` reads. Whatever takes each voxel of the result from one voxel of the source keeps the four of them together.
+`types.instance_numbers` reads. Whatever takes each voxel of the result from one voxel of the source keeps the four of
+them together.
 """
 
 from __future__ import annotations

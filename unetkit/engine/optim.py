@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unetkit.recipe.schema import OptimizerSection, ScheduleSection
+from unetkit.recipe.training import OptimizerSection, ScheduleSection
 
 FUSED_ON = ("cpu", "cuda")
 

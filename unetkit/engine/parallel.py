@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unetkit.engine.distributed import Group
 from unetkit.errors import RecipeError
-from unetkit.recipe.schema import TrainSection
+from unetkit.recipe.training import TrainSection
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

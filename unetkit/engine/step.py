@@ -18,7 +18,7 @@ from unetkit.engine.losses.pool import Pool
 from unetkit.engine.optim import build_optimizer, set_learning_rate
 from unetkit.engine.parallel import start_parallel
 from unetkit.engine.precision import Precision, choose_format
-from unetkit.recipe.schema import TrainSection
+from unetkit.recipe.training import TrainSection
 
 
 class Batch(Protocol):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +96,8 @@ class H2Encoder(nn.Module):
 
     Then attention in windows of `window` voxels a side. `depths` count the residual blocks, `mlp` builds an MLP.
     """
+
+    attention: Any
 
     def __init__(
         self,

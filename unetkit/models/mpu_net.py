@@ -54,9 +54,11 @@ class AttendedEncoder(Encoder):
         self.attention = MapAttention(layers, widths[-1])
         nn.init.trunc_normal_(self.positions, std=0.02)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Map [B, C, *S] to a map per level, finest first."""
-        *maps, deepest = super().forward(x)
+    def forward(self, x: Tensor, levels: int | None = None) -> list[Tensor]:
+        """Map [B, C, *S] to a map per level, finest first; only the finest `levels`, if given."""
+        *maps, deepest = super().forward(x, levels)
+        if levels is not None and levels < len(self.stages):
+            return [*maps, deepest]
         deepest = deepest + self.positions
         return [*maps, self.attention(deepest, deepest, deepest)]
 

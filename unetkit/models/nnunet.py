@@ -91,7 +91,7 @@ def _with_stem(residual: Stage) -> Stage:
         gflops={2: 119.2, 3: 954.5},
         activation_mb={2: 658.0, 3: 3580.0},
         presets=("plain",),
-        new="a plain U-Net with instance norm and strided convolutions whose depth, strides and widths follow from the data",
+        new="instance norm and strided convolutions; depth, strides and widths follow from the data",
         notes="sides must be multiples of the product of strides, which follow from the patch or the plan; "
         "without deep supervision the lower heads are built but unused",
     )

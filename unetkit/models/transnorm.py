@@ -5,6 +5,7 @@ decoder, multiplies each of its maps.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +70,10 @@ class ScaledUpBlock(UpBlock):
 class TransNorm(nn.Module):
     """The parts of a TransUNet, with spatial attention in its last layer, or in all, and scaled blocks."""
 
+    encoder: Any
+    conv_more: Any
+    up: Any
+
     def __init__(self, base: TransUNet, channels: Sequence[int], heads: int, every_layer: bool) -> None:
         super().__init__()
         self.encoder, self.conv_more, self.head = base.encoder, base.conv_more, base.head
@@ -76,7 +81,7 @@ class TransNorm(nn.Module):
         hidden = base.encoder.embed.out_channels
         for block in self.encoder.blocks if every_layer else self.encoder.blocks[-1:]:
             block.attn = SpatialAttention(hidden, heads)
-        width = base.conv_more[0].out_channels
+        width: int = self.conv_more[0].out_channels
         self.beside = ConvNormAct(DECODER, hidden, width)
         skips = [*SKIPS[: self.n_skip], *[0] * (len(channels) - self.n_skip)]
         self.up = nn.ModuleList(map(ScaledUpBlock, (width, *channels), skips, channels))
@@ -140,7 +145,7 @@ def transnorm(
 
     Raises ModelError if options disagree.
     """
-    base = transunet(
+    base: Any = transunet(
         task,
         resnet_units=resnet_units,
         hidden=hidden,

@@ -4,18 +4,14 @@ from unetkit.recipe.faults import explain_faults
 from unetkit.recipe.find import find_recipe, list_recipes
 from unetkit.recipe.merge import AUTO, Resolved, resolve
 from unetkit.recipe.schema import (
-    AugmentSection,
     DataSection,
     EvaluateSection,
     InferSection,
-    LossSection,
-    OptimizerSection,
     PostprocessRule,
     Recipe,
-    ScheduleSection,
     SplitSection,
-    TrainSection,
 )
+from unetkit.recipe.training import AugmentSection, LossSection, OptimizerSection, ScheduleSection, TrainSection
 
 __all__ = [
     "AUTO",

@@ -38,9 +38,7 @@ def cells(options: Cells) -> Generator:
         facts = {"grey_distance": min(distances), "cells": int(instances.max())}
         return Sample(np.stack(images), label, extras=extras, facts=facts)
 
-    meanings = (
-        {0: "background", 1: "cell"} if options.target != "border" else {0: "background", 1: "cell", 2: "border"}
-    )
+    meanings = {0: "background", 1: "cell"} if options.target != "border" else {0: "background", 1: "cell", 2: "border"}
     return Generator(
         draw,
         meanings,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from unetkit.errors import RecipeError, nearest
 from unetkit.recipe.faults import explain_faults
-from unetkit.recipe.schema import Fraction, NonNegative, PositiveFloat
+from unetkit.recipe.section import Fraction, NonNegative, PositiveFloat
 
 Side = Annotated[int, Field(ge=24, le=1024)]
 

@@ -19,7 +19,7 @@ from unetkit.engine.losses.overlap import SoftDice, Tversky
 from unetkit.engine.losses.pixelwise import CrossEntropy
 from unetkit.engine.losses.signed import FocalL1, JaccardMetric
 from unetkit.errors import RecipeError
-from unetkit.recipe.schema import LossSection
+from unetkit.recipe.training import LossSection
 from unetkit.types import Labels
 
 _DICE = {"batch_dice", "dice_background", "smooth"}

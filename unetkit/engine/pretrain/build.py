@@ -11,7 +11,8 @@ from unetkit.engine.pretrain.barlow import RedundancyLoss, TwoViews, encoder_cha
 from unetkit.engine.pretrain.masked import MaskedError, MaskedImages
 from unetkit.errors import RecipeError
 from unetkit.plan.plan import Plan
-from unetkit.recipe.schema import PretrainSection, Recipe
+from unetkit.recipe.schema import Recipe
+from unetkit.recipe.training import PretrainSection
 
 
 def for_pretraining(network: nn.Module, recipe: Recipe, plan: Plan) -> tuple[nn.Module, Objective]:

@@ -25,7 +25,8 @@ from unetkit.engine.task import Task
 from unetkit.evaluation.cases import about_dataset
 from unetkit.infer.network import build_network
 from unetkit.recipe.merge import flatten_recipe
-from unetkit.recipe.schema import AugmentSection, Recipe
+from unetkit.recipe.schema import Recipe
+from unetkit.recipe.training import AugmentSection
 from unetkit.report.pretraining import PretrainData, write_pretrain_report
 
 _BATCHES = 8

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from unetkit.infer.device import pick_device
-from unetkit.recipe.schema import TrainSection
+from unetkit.recipe.training import TrainSection
 
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
