@@ -39,6 +39,9 @@ def test_metadata_is_whole(name: str) -> None:
     assert len(info.new) < 250
     assert "\n" not in info.new
     assert not info.new.endswith("."), "one sentence, without its full stop"
+    if not any(info.source):
+        assert "no public code" in info.notes, "why there is no reference"
+        return
     assert all(info.source), "repository, commit and licence of the reference"
 
 

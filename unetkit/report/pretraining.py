@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from unetkit.data.formats.files import replacing
 from unetkit.report.figures import INK, curve_figures, data_uri, png, svg
 from unetkit.report.page import PHANTOM, Page, recipe_section, render_html, tiles
 from unetkit.report.tables import pairs
-from unetkit.report.write import write_page
+from unetkit.report.write import write_page, write_picture
 
 PICTURE = "pretraining.png"
 
@@ -49,9 +48,7 @@ def write_pretrain_report(folder: Path, data: PretrainData) -> tuple[Path, Path]
 
     Raises DataError if they cannot be written.
     """
-    picture = folder / "pictures" / PICTURE
-    with replacing(picture) as temporary:
-        temporary.write_bytes(png(_figure(data)))
+    picture = write_picture(folder / "pictures" / PICTURE, png(_figure(data)))
     return write_page(folder / "report.html", render_pretraining(data)), picture
 
 

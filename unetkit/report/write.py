@@ -38,8 +38,14 @@ def write_report(folder: Path, data: ReportData) -> Path:
 
 def write_page(path: Path, html: str) -> Path:
     """Write one page, replacing what is there, and return its path. Raises DataError if it cannot be written."""
+    return write_picture(path, html.encode())
+
+
+def write_picture(path: Path, content: bytes) -> Path:
+    """Write the bytes of one file, as `write_page` does, making its folder."""
     try:
-        _replace(path, html.encode())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
     return path
