@@ -124,8 +124,8 @@ def r2unet(
         gflops={2: 305.0},
         activation_mb={2: 1301.0},
         new="R2U-Net without its shortcuts: convolutions that see their own output again",
-        notes="no public code of it is known: r2unet with the addition taken out, which fits the equal parameter counts of "
-        "the paper; the other reading, kernels of their own for what comes back, would double the weights",
+        notes="no public code: r2unet with the addition taken out, which fits the equal parameter counts "
+        "of the paper; the other reading, kernels of their own for what comes back, would double the weights",
     )
 )
 def runet(
