@@ -64,7 +64,8 @@ class Case:
     `group` is the patient (or slide, or site) that must not be split; `roi` is a mask outside of which
     nothing counts. Where the data set itself says so, `split` is "train", "val", "test" or the name of a
     further test set ("test_..."), and `fold` the number of the fold in which the case validates. `previous` is the
-    label map that an earlier stage of a cascade made of the case.
+    label map that an earlier stage of a cascade made of the case. `unlabelled`: it is learned from without a label;
+    `label` is then its image, and not read.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Case:
     split: str | None = None
     fold: int | None = None
     previous: Path | None = None
+    unlabelled: bool = False
 
 
 @dataclass(frozen=True)

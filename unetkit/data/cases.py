@@ -40,13 +40,13 @@ def encode_label(case: Case, image: Volume, raw: Volume, labels: Labels) -> Volu
 
 
 def read_label(case: Case, image: Volume) -> Volume:
-    """Return the label's file values [1, *S] on the grid of the image, all 1 where the label is the image itself.
+    """Return the label's file values [1, *S] on the grid of the image, all 1 for a case without labels.
 
     Raises DataError if it lies elsewhere.
     """
     if case.label is None:
         raise DataError(f"case {case.id}: has no label file; add one, or leave the case out")
-    if case.label in case.images:  # images that are learned from without labels
+    if case.unlabelled:
         return replace(image, data=np.ones((1, *image.shape), np.uint8))
     return _on_grid(case, image, read_volume(case.label, label=True), "label")
 

@@ -82,7 +82,7 @@ def open_dataset(section: DataSection, home: Path | None = None, *, unlabelled: 
     # After recognition: sides that the folder states go before those of the catalogue.
     cases = _with_known_sides(found.cases, known)
     if unlabelled:
-        cases = tuple(replace(case, label=case.images[0] if case.images else None) for case in cases)
+        cases = tuple(replace(case, label=case.images[0] if case.images else None, unlabelled=True) for case in cases)
     section = section if known is None else known.fill_in(section)
     peeks = _peek_all(cases)
     dims, number = _usual(peeks)

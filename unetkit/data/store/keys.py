@@ -68,7 +68,7 @@ def case_sources(case: Case, known: Path) -> tuple[str, str]:
     images = digest(case.images, known)
     marks = tuple(path for path in (case.label, case.roi) if path is not None)
     # A label and a region of interest must not be taken for each other.
-    return images, _hashed(images, digest(marks, known), case.label is None, case.roi is None)
+    return images, _hashed(images, digest(marks, known), case.label is None, case.roi is None, case.unlabelled)
 
 
 def _grid(plan: Plan) -> list[Any]:
