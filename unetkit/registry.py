@@ -31,6 +31,7 @@ Span = tuple[float | None, float | None]
 """Smallest and largest value that pass, both included; None where there is no bound."""
 
 FAMILIES = ("cnn", "transformer", "ssm", "xlstm", "rwkv", "hybrid")
+LEARNS = ("voxels", "contours", "queries")
 # Of a model, before the colon in the first line of its file.
 _LONGEST_NAME = 60
 
@@ -53,6 +54,9 @@ class ModelInfo:
     sentence of the model's file; `needs` are optional packages; `options` maps
     each option of the builder to its default, filled in from its signature. `presets`: the planners of nnU-Net that
     were made for this network, its own default first.
+    `learns` says what is compared with the labels in training, one of LEARNS: the logits of `forward` (voxels), the
+    points of `landmarks(image)` (contours), or the objects of `queries(image)` (queries). Whichever it is, `forward`
+    gives logits, so that all but training takes every network alike.
     """
 
     title: str
@@ -75,6 +79,7 @@ class ModelInfo:
     new: str = ""
     needs: tuple[str, ...] = ()
     presets: tuple[str, ...] = ()
+    learns: str = "voxels"
     notes: str = ""
     name: str = ""
     module: str = ""
