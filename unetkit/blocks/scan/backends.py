@@ -1,0 +1,52 @@
+"""Which implementation of an operator runs: the one asked for, or the best that is there for the tensor's device.
+
+oracle         float64, one token after the other; slow, the truth of the tests
+torch          plain torch on any device; the default without a GPU
+triton         kernels of our own, on NVIDIA GPUs
+mamba_ssm, mlstm_kernels   the authors' packages, for comparison; never needed
+"""
+
+import importlib.util
+
+import torch
+
+from unetkit.errors import ModelError, nearest
+
+_PACKAGES = {"triton": "triton", "mamba_ssm": "mamba-ssm", "mlstm_kernels": "mlstm-kernels"}
+"""Backend (which is also the module's name) -> what to install for it."""
+
+
+def choose_backend(operator: str, backend: str, device: torch.device, known: tuple[str, ...]) -> str:
+    """Return the backend to run: `backend` itself if it can, for "auto" the best of `known` on this device.
+
+    `known` are those that `operator` has. Raises ModelError for one that it has not, or that cannot run here.
+    """
+    if backend == "auto":
+        return "triton" if "triton" in known and not _obstacle("triton", device) else "torch"
+    if backend not in known:
+        raise ModelError(
+            f"{operator} has no backend {backend!r}{nearest(backend, known)}; use one of auto, {', '.join(known)}"
+        )
+    obstacle = _obstacle(backend, device)
+    if obstacle:
+        raise ModelError(f"backend {backend!r} of {operator} {obstacle}, or use backend='auto'")
+    return backend
+
+
+def _obstacle(backend: str, device: torch.device) -> str:
+    """Why a backend cannot run on tensors of a device and what to do, or ""."""
+    if backend not in _PACKAGES:
+        return ""
+    if importlib.util.find_spec(backend) is None:
+        return f"is not installed: pip install {_PACKAGES[backend]}"
+    # Triton's interpreter runs kernels on tensors of the CPU: how they are tested without a GPU
+    if device.type != "cuda" and not (backend == "triton" and _interpreted()):
+        return f"needs tensors on an NVIDIA GPU, these are on {device.type}: move them"
+    return ""
+
+
+def _interpreted() -> bool:
+    """Whether Triton was told to interpret its kernels."""
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
