@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unetkit import metrics
+    from unetkit import bench, metrics, plan
     from unetkit.engine.train import train
     from unetkit.errors import UnetkitError
     from unetkit.evaluation import evaluate
@@ -22,14 +22,18 @@ __all__ = [
     "Predictor",
     "UnetkitError",
     "Volume",
+    "bench",
     "create_model",
     "evaluate",
     "list_models",
     "load",
     "metrics",
+    "plan",
     "register",
     "train",
 ]
+
+_ROOMS = ("bench", "metrics", "plan")
 
 _HOME = {
     "Predictor": "unetkit.infer.predictor",
@@ -45,8 +49,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "metrics":
-        return importlib.import_module("unetkit.metrics")
+    if name in _ROOMS:
+        return importlib.import_module(f"unetkit.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'unetkit' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOME[name]), name)
