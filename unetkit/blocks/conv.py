@@ -68,6 +68,30 @@ class ResidualBlockD(nn.Module):
         return self.act(self.second(self.first(x)) + self.shortcut(x))
 
 
+class ResidualUnit(nn.Module):
+    """Two convolutions with norm beside a shortcut that `project` makes a convolution, 1 wide, without norm."""
+
+    def __init__(
+        self,
+        layers: Layers,
+        in_channels: int,
+        channels: int,
+        stride: Size = 1,
+        kernel: Size = 3,
+        *,
+        project: bool = False,
+    ) -> None:
+        super().__init__()
+        self.first = ConvNormAct(layers, in_channels, channels, stride, kernel)
+        # the activation comes after the sum
+        self.second = ConvNormAct(layers.but(act="none"), channels, channels, 1, kernel)
+        self.shortcut = layers.conv(in_channels, channels, 1, stride=stride) if project else nn.Identity()
+        self.act = layers.act()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.second(self.first(x)) + self.shortcut(x))
+
+
 class PreActivationUnit(nn.Module):
     """Norm, activation and convolution, twice, beside a projecting shortcut with norm.
 

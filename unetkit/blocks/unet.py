@@ -1,7 +1,7 @@
 """The shape all U-Nets share: an encoder that gives a map per level, a decoder that climbs back, heads on top.
 
 Maps and channels are listed finest first throughout. A level may be without an encoder map: its channels are then 0
-and its map None, and the decoder only enlarges there.
+and its map None or not looked at, and the decoder only enlarges there.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,6 +80,7 @@ class Decoder(nn.Module):
         super().__init__()
         levels = len(channels) - 1
         self.channels = tuple(widths or channels[:-1])
+        self.skips = tuple(channels[:-1])
         self.join = join
         blocks = block if isinstance(block, Sequence) else [block] * levels
         self.ups, self.blocks = nn.ModuleList(), nn.ModuleList()
@@ -99,7 +100,7 @@ class Decoder(nn.Module):
         assert below is not None, "the deepest level always has a map"
         found: list[Tensor] = []
         for level in reversed(range(len(self.blocks))):
-            skip, x = maps[level], self.ups[level](below)
+            skip, x = maps[level] if self.skips[level] else None, self.ups[level](below)
             if skip is not None:
                 x, skip = match(x, skip)
                 if str(level) in self.gates:

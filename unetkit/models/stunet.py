@@ -9,8 +9,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from unetkit.blocks.conv import ConvNormAct
-from unetkit.blocks.layers import Layers, Resize, Size
+from unetkit.blocks.conv import ResidualUnit
+from unetkit.blocks.layers import Layers, Size
 from unetkit.blocks.stages import StageSizes
 from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
 from unetkit.models._pretrained import Renames, load_matching, read_weights, rename
@@ -22,31 +22,10 @@ MULTIPLIERS = (1, 2, 4, 8, 16, 16)
 LEVELS = len(MULTIPLIERS)
 
 
-class ResidualUnit(nn.Module):
-    """Two convolutions with norm beside a shortcut that `project` makes a convolution, 1 wide, without norm."""
-
-    def __init__(
-        self, layers: Layers, in_channels: int, channels: int, stride: Size = 1, *, project: bool = False
-    ) -> None:
-        super().__init__()
-        self.first = ConvNormAct(layers, in_channels, channels, stride)
-        # the activation comes after the sum
-        self.second = ConvNormAct(layers.but(act="none"), channels, channels)
-        self.shortcut = layers.conv(in_channels, channels, 1, stride=stride) if project else nn.Identity()
-        self.act = layers.act()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.second(self.first(x)) + self.shortcut(x))
-
-
 def _stage(layers: Layers, in_channels: int, channels: int, stride: Size = 1, *, depth: int) -> nn.Module:
     # the first unit projects even where channels and size stay, so that weights fit whatever the strides are
     first = ResidualUnit(layers, in_channels, channels, stride, project=True)
     return nn.Sequential(first, *(ResidualUnit(layers, channels, channels) for _ in range(depth - 1)))
-
-
-def _enlarge(layers: Layers, in_channels: int, channels: int, stride: Size) -> nn.Module:
-    return nn.Sequential(Resize(layers.dims, "nearest", stride), layers.conv(in_channels, channels, 1))
 
 
 def _build(
@@ -62,7 +41,7 @@ def _build(
     # six levels in any case: strides beyond are dropped, missing ones are 1
     own = [1, *planned[1:LEVELS], *[1] * (LEVELS - len(planned))]
     sizes = StageSizes(task, [base * m for m in MULTIPLIERS], own, None)
-    layers = Layers(task.dims, norm="instance", act="leaky_relu", up=_enlarge)
+    layers = Layers(task.dims, norm="instance", act="leaky_relu", up="nearest_project")
     stage = partial(_stage, depth=depth)
     encoder = Encoder(layers, task.in_channels, sizes.widths, stage, strides=sizes.strides, pool=False)
     decoder = Decoder(layers, sizes.widths, sizes.strides, stage, join="up_first")
