@@ -55,3 +55,40 @@ def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None
         y.append((ct[..., None] * h).sum(-2))
     out = torch.stack(y, 1)
     return out if D is None else out + D.double()[:, None] * x
+
+
+def mlstm(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, eps: float = 1e-6) -> Tensor:
+    """Run the stabilised mLSTM: C and n divided by exp(m), m the running maximum of the log gates; [B, H, S, d]."""
+    q, k, v, i, f = (t.double() for t in (q, k * k.shape[-1] ** -0.5, v, i, f))
+    C = q.new_zeros(*q.shape[:2], k.shape[-1], v.shape[-1])
+    n = q.new_zeros(*q.shape[:2], k.shape[-1])
+    m = q.new_full(q.shape[:2], -torch.inf)
+    h = []
+    for qt, kt, vt, it, ft in zip(*(t.unbind(2) for t in (q, k, v, i, F.logsigmoid(f))), strict=True):
+        m, before = torch.maximum(ft + m, it), m
+        keep, take = torch.exp(ft + before - m)[..., None], torch.exp(it - m)[..., None]
+        C = keep[..., None] * C + take[..., None] * kt[..., :, None] * vt[..., None, :]
+        n = keep * n + take * kt
+        weight = torch.maximum((n * qt).sum(-1).abs(), torch.exp(-m)) + eps
+        h.append((qt[..., None, :] @ C).squeeze(-2) / weight[..., None])
+    return torch.stack(h, 2)
+
+
+def bi_wkv(k: Tensor, v: Tensor, decay: Tensor, first: Tensor) -> Tensor:
+    """Weigh every v_i by exp(k_i - w (|t - i| - 1)), the own one by exp(k_t + u), w and u divided by T; [B, T, C]."""
+    k, v, decay, first = (t.double() for t in (k, v, decay, first))
+    tokens = k.shape[1]
+    place = torch.arange(tokens, device=k.device)
+    gap = (place[:, None] - place).abs()[..., None]  # [T, T, 1]
+    log = torch.where(gap == 0, first / tokens, -decay / tokens * (gap - 1))  # [T, T, C]
+    return torch.einsum("btic,bic->btc", torch.softmax(log + k[:, None], 2), v)
+
+
+def hsm_ssd(x: Tensor, B: Tensor, C: Tensor, dt: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """Gather x into N states, weights softmax(dt + a) B over tokens, and spread them by C; [B, D, L] and [B, D, N]."""
+    x, B, C, dt, a = (t.double() for t in (x, B, C, dt, a))
+    log = dt + a[:, None]
+    weight = torch.exp(log - log.amax(-1, keepdim=True))
+    weight = weight / weight.sum(-1, keepdim=True) * B
+    h = torch.einsum("bdl,bnl->bdn", x, weight)
+    return torch.einsum("bdn,bnl->bdl", h, C), h
