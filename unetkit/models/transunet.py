@@ -232,12 +232,12 @@ def _check_options(
 ) -> None:
     most = len(SKIPS) if resnet_units else 0
     if len(resnet_units) not in (0, 3):
-        raise ModelError(f"transunet: resnet_units {tuple(resnet_units)}: give three numbers, or none for a plain ViT")
+        raise ModelError(f"resnet_units {tuple(resnet_units)}: give three numbers, or none for a plain ViT")
     if not 0 <= n_skip <= most:
         raise ModelError(
-            f"transunet: n_skip={n_skip}, but an encoder with resnet_units {tuple(resnet_units)} has {most}"
+            f"n_skip={n_skip}, but an encoder with resnet_units {tuple(resnet_units)} has {most}"
         )
     if hidden % heads:
-        raise ModelError(f"transunet: hidden={hidden} does not divide into {heads} heads")
+        raise ModelError(f"hidden={hidden} does not divide into {heads} heads")
     if len(decoder_channels) != 4:
-        raise ModelError(f"transunet: decoder_channels {tuple(decoder_channels)}: give four, one for each doubling")
+        raise ModelError(f"decoder_channels {tuple(decoder_channels)}: give four, one for each doubling")
