@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from unetkit.engine.goal import with_loss
+from unetkit.engine.losses.objective import Outputs
 from unetkit.engine.precision import HALF, choose_format
 from unetkit.engine.pretrain import views_of
 from unetkit.errors import RecipeError, UnetkitError
@@ -48,7 +49,7 @@ class StepEstimate:
         labels = (shape[0], plan.labels.layers, *plan.patch_size)
         half = HALF.get(choose_format(train.precision, self.device))
         try:
-            return trace_step(network, loss, shape, labels, half=half, kept=self._kept())
+            return trace_step(Outputs(network, loss), loss, shape, labels, half=half, kept=self._kept())
         except UnetkitError:
             raise
         except (RuntimeError, ValueError) as error:

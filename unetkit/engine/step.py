@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unetkit.engine.device import choose_memory_format, lay_out
 from unetkit.engine.distributed import ALONE, Group
 from unetkit.engine.ema import Ema
-from unetkit.engine.losses.objective import Objective
+from unetkit.engine.losses.objective import ForwardLoss, Objective
 from unetkit.engine.losses.pool import Pool
 from unetkit.engine.optim import build_optimizer, set_learning_rate
 from unetkit.engine.parallel import start_parallel
@@ -35,18 +35,6 @@ class Batch(Protocol):
     @property
     def case_ids(self) -> Sequence[str]:
         """Case of each sample."""
-
-
-class ForwardLoss(nn.Module):
-    """Network and loss as one module, so that both compile together."""
-
-    def __init__(self, network: nn.Module, loss: nn.Module) -> None:
-        super().__init__()
-        self.network, self.loss = network, loss
-
-    def forward(self, image: Tensor, label: Tensor) -> Tensor:
-        """Return the loss of a batch, a scalar."""
-        return self.loss(self.network(image), label)
 
 
 class Stepper:
