@@ -186,7 +186,9 @@ def test_unusable_cases_are_named(tmp_path: Path, cases: list[Case]) -> None:
 def test_room_is_asked_for_before_any_work(tmp_path: Path, cases: list[Case]) -> None:
     prepared: Prepared = preprocess(*read_case(cases[0], PLAN.labels), replace(PLAN, crop_nonzero=False))
     assert prepared_bytes(cases[0], PLAN) == prepared.label.size * 3
-    assert prepared_bytes(replace(cases[0], images=(tmp_path / "gone.nii.gz",)), PLAN) == 0
+    assert prepared_bytes(cases[0], PLAN, soft=True) == prepared.label.size * 4  # a byte more, as for the label
+    assert prepared_bytes(cases[0], replace(PLAN, previous=True)) == prepared.label.size * 4
+    assert prepared_bytes(replace(cases[0], images=(tmp_path / "gone.nii.gz",)), PLAN, soft=True) == 0
     require_room(tmp_path, 1000, 2)
     with pytest.raises(DataError, match=r"2 prepared cases take about 1e\+09 GB, and .* are free there; make room"):
         require_room(tmp_path, 10**18, 2)

@@ -104,7 +104,7 @@ def training_cases(preparation: Preparation, recipe: Recipe, shown: bool, group:
     own = group.share.of(ids)
     match group.first(lambda: _cache(preparation, recipe, shown, group.beside)):
         case "none":
-            return LazyCases(ids, maker.training, keep=_keep(preparation))
+            return LazyCases(ids, maker.training, keep=_keep(preparation, recipe))
         case "memory":
             # every process needs all cases, but each prepares its share of them only: the rest it is sent
             with group.together():
@@ -209,8 +209,9 @@ def _cache(preparation: Preparation, recipe: Recipe, shown: bool, copies: int) -
         return section.cache
     if section.store is not None:
         return "disk"
-    ids = (*preparation.split.train, *_validating(preparation, recipe))
-    needed = sum(prepared_bytes(preparation.dataset.case(name), preparation.plan) for name in ids)
+    validating = _validating(preparation, recipe)
+    needed = sum(_sizes(preparation, recipe))
+    needed += sum(prepared_bytes(preparation.dataset.case(name), preparation.plan) for name in validating)
     free = available_memory()
     if needed * copies <= _MEMORY_SHARE * free:
         return "memory"
@@ -239,8 +240,9 @@ def _stored(
     # before the first case is made the last one must have its place, those that will validate included
     later = () if truth else _validating(preparation, recipe)
     wanted = [*names.items(), *_names(store, preparation, later, shown, truth=True).items()]
-    missing = [preparation.dataset.case(name) for name, parts in wanted if parts.missing()]
-    require_room(store.folder, sum(prepared_bytes(case, plan) for case in missing), len(missing))
+    missing = [(name, parts.soft is not None) for name, parts in wanted if parts.missing()]
+    needed = sum(prepared_bytes(preparation.dataset.case(name), plan, soft=soft) for name, soft in missing)
+    require_room(store.folder, needed, len(missing))
     title = f"preprocess to {'validate' if truth else 'train'}"
     return _in_threads(lambda name: store.add(preparation.dataset.case(name), plan, names[name]), ids, title, shown)
 
@@ -254,10 +256,15 @@ def _names(store: Store, preparation: Preparation, ids: Sequence[str], shown: bo
     return dict(zip(ids, _in_threads(named, ids, "look for prepared cases", shown), strict=True))
 
 
-def _keep(preparation: Preparation) -> int:
+def _keep(preparation: Preparation, recipe: Recipe) -> int:
     """Return how many cases a process keeps that are made when asked for."""
-    sizes = (prepared_bytes(preparation.dataset.case(name), preparation.plan) for name in preparation.split.train)
-    return min(_MOST_KEPT, max(1, _KEPT_BYTES // max(1, *sizes, 1)))
+    return min(_MOST_KEPT, max(1, _KEPT_BYTES // max(1, *_sizes(preparation, recipe), 1)))
+
+
+def _sizes(preparation: Preparation, recipe: Recipe) -> list[int]:
+    """Return how many bytes each training case takes once it is prepared."""
+    plan, soft = preparation.plan, _wants_soft(recipe)
+    return [prepared_bytes(preparation.dataset.case(name), plan, soft=soft) for name in preparation.split.train]
 
 
 def _in_threads(load: Callable[[Key], Item], keys: Sequence[Key], title: str, shown: bool) -> list[Item]:

@@ -24,10 +24,11 @@ _CGROUPS = (
 )
 
 
-def prepared_bytes(case: Case, plan: Plan) -> int:
+def prepared_bytes(case: Case, plan: Plan, *, soft: bool = False) -> int:
     """Return how many bytes a case takes once it is prepared, from its headers; a crop may leave less.
 
-    A case whose files cannot be read takes none: it is named where it is prepared.
+    `soft`: the codes of soft labels count too. A case whose files cannot be read takes none: it is named where it is
+    prepared.
     """
     try:
         peeks = [peek_volume(path) for path in case.images]
@@ -42,8 +43,10 @@ def prepared_bytes(case: Case, plan: Plan) -> int:
     except (UnetkitError, ValueError, IndexError, np.linalg.LinAlgError):
         return 0
     channels = sum(peek.channels for peek in peeks)
+    # soft codes and an earlier stage's map lie on the network's grid
+    images = prod(shape) * (channels * _IMAGE_BYTES + plan.labels.layers * (soft + plan.previous))
     # The label is held on the case's own grid instead where that is larger (validation).
-    return prod(shape) * channels * _IMAGE_BYTES + max(prod(shape), prod(first.shape)) * plan.labels.layers
+    return images + max(prod(shape), prod(first.shape)) * plan.labels.layers
 
 
 def require_room(folder: Path, needed: int, cases: int) -> None:
