@@ -47,3 +47,8 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the allowed name most like the given one, or ""."""
     found = get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 class, 2 classes."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetkit.errors import DataError, ShapeError
+from unetkit.errors import DataError, ShapeError, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +104,8 @@ class Labels:
         # The order of both is that of the network's outputs, so they have to match one to one.
         if len(self.classes) != len(self.values):
             raise DataError(
-                f"{len(self.classes)} class names for {len(self.values)} sets of label values; give one each"
+                f"{counted(len(self.classes), 'class name')} for {counted(len(self.values), 'set')} of label values; "
+                "give one each"
             )
 
     @property

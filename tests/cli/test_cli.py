@@ -117,6 +117,8 @@ def test_ranges_of_list(capsys: pytest.CaptureFixture[str], words: list[str], in
 
 
 def test_card_of_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    _, text, _ = run(capsys, "show", "model=h2former")
+    assert "to 1 class, fp32" in text
     _, text, _ = run(capsys, "show", "model=unet")
     assert "https://arxiv.org/abs/1505.04597" in text
     assert "31,037,698 parameters, 96.34 GFLOPs, 343.2 MB of maps kept in training at 3 x 256 x 256" in text

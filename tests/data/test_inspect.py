@@ -29,7 +29,7 @@ def test_everything_seen_is_in_the_document(volumes):
     assert found["intensity"][1] == 7.0
     assert found["label_values"]["2"] == {"voxels": 40, "cases": 2}
     assert found["classes"] == ["label_1", "label_2"]
-    assert "no foreground in 1 cases: b" in found["notes"]
+    assert "no foreground in 1 case: b" in found["notes"]
     assert found["ok"]
 
 

@@ -120,7 +120,7 @@ def test_a_case_that_fails_is_named_and_the_others_go_on(run, data):
     assert scored.summary["presence"]["disc"]["absent"] == 1
     assert "not scored: c2" in scored.table()
     assert require_scores(scored) is scored
-    with pytest.raises(DataError, match=r"none of 1 cases could be evaluated; c2: .*cannot be read"):
+    with pytest.raises(DataError, match=r"no case could be evaluated, 1 failed; c2: .*cannot be read"):
         require_scores(evaluate_cases(load(run, device="cpu"), dataset, ["c2"], recipe))
 
 

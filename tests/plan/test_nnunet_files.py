@@ -206,7 +206,7 @@ def test_nonsense_is_one_line(tmp_path, change, message):
         (at("strides", value=[[1, 1, 1], [3, 2, 2]]), "contradict each other"),
         (at("colour", value="red"), "not a plan of unetkit .*colour"),
         (at("channels", value=["T1"]), "made for the channels T1, the data have CT"),
-        (at("normalization", value=[]), "0 normalisations for 1 channels"),
+        (at("normalization", value=[]), "0 normalisations for 1 channel"),
         (at("transpose", value=[0, 1, 1]), "give the axes 0, 1 and 2"),
         (at("configuration", value="2d"), "plan.configuration=3d_fullres, but .* holds 2d"),
         (lambda tree: tree.pop("labels"), "not a plan of unetkit .'labels'"),

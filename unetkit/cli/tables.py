@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from unetkit.errors import CheckpointError, RecipeError, nearest
+from unetkit.errors import CheckpointError, RecipeError, counted, nearest
 from unetkit.registry import ModelInfo, catalog, list_models, model_info, size_rule
 
 Row = dict[str, Any]
@@ -127,7 +127,7 @@ def _cost(info: ModelInfo, dims: int) -> str:
     parts = [f"{info.params[dims]:,} parameters"]
     parts += [f"{info.gflops[dims]:,g} GFLOPs"] if dims in info.gflops else []
     parts += [f"{info.activation_mb[dims]:,g} MB of maps kept in training"] if dims in info.activation_mb else []
-    return f"{', '.join(parts)} at {channels} x {' x '.join(map(str, size))} to {classes} classes, fp32"
+    return f"{', '.join(parts)} at {channels} x {' x '.join(map(str, size))} to {counted(classes, 'class')}, fp32"
 
 
 def _as_card(card: Row) -> str:

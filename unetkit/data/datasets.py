@@ -16,7 +16,7 @@ from unetkit.data.labelscan import scan_labels
 from unetkit.data.layouts import decathlon, manifest, nnunet, paired, synapse
 from unetkit.data.layouts.found import Found, shown
 from unetkit.data.volumes import peek_volume
-from unetkit.errors import DataError, RecipeError, nearest
+from unetkit.errors import DataError, RecipeError, counted, nearest
 from unetkit.recipe.schema import DataSection
 from unetkit.types import Case, Labels
 
@@ -209,7 +209,8 @@ def _channel_names(section: DataSection, found: Found, number: int, dims: int) -
     if section.channels is not None:
         if len(section.channels) != number:
             raise RecipeError(
-                f"data.channels names {len(section.channels)} channels, the images have {number}; name each once"
+                f"data.channels names {counted(len(section.channels), 'channel')}, the images have {number}; "
+                "name each once"
             )
         return tuple(section.channels)
     if len(found.channels) == number:

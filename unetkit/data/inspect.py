@@ -16,7 +16,7 @@ from unetkit.data.formats.files import suffix_of
 from unetkit.data.geometry import orientation
 from unetkit.data.labels import count_values
 from unetkit.data.volumes import read_images, read_volume
-from unetkit.errors import UnetkitError
+from unetkit.errors import UnetkitError, counted
 from unetkit.types import IGNORE, Case, Labels, Volume
 
 Progress = Callable[[int, int], None]
@@ -177,7 +177,7 @@ def _findings(dataset: Dataset, facts: Sequence[_CaseFacts]) -> dict[str, Any]:
     notes = list(dataset.notes)
     if empty:
         names = ", ".join(empty[:_SHOWN]) + (", ..." if len(empty) > _SHOWN else "")
-        notes.append(f"no foreground in {len(empty)} cases: {names}")
+        notes.append(f"no foreground in {counted(len(empty), 'case')}: {names}")
     return {"notes": notes, "problems": problems, "ok": not problems}
 
 
@@ -196,6 +196,9 @@ def _spread(spread: dict[str, list[float]], sign: str) -> str:
 
 
 def _values_text(values: dict[str, dict[str, int]]) -> str:
-    shown = [f"{value} ({found['voxels']} voxels, {found['cases']} cases)" for value, found in values.items()]
+    shown = [
+        f"{value} ({counted(found['voxels'], 'voxel')}, {counted(found['cases'], 'case')})"
+        for value, found in values.items()
+    ]
     more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     return ", ".join(shown[:_SHOWN]) + more

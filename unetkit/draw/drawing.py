@@ -10,7 +10,7 @@ import torch
 from unetkit.draw.boxes import find_boxes
 from unetkit.draw.layout import BOX_HEIGHT, HEADER, MARGIN, Layout, Place, lines_of, place_boxes, size_text
 from unetkit.draw.trace import trace
-from unetkit.errors import ModelError
+from unetkit.errors import ModelError, counted
 from unetkit.registry import ModelInfo, create_model, model_info
 
 _USUAL = {2: 128, 3: 64}
@@ -54,7 +54,7 @@ def _arranged(info: ModelInfo, dims: int, size: tuple[int, ...] | None) -> tuple
         call = trace(network, (1, channels, *shape))
     layout = place_boxes(find_boxes(call, shape))
     count = sum(p.numel() for p in network.parameters())
-    return layout, f"{channels} x {size_text(shape)} to {classes} classes, {count:,} parameters"
+    return layout, f"{channels} x {size_text(shape)} to {counted(classes, 'class')}, {count:,} parameters"
 
 
 def _document(layout: Layout, title: str, caption: str) -> str:

@@ -22,7 +22,7 @@ from unetkit.engine.pulse import Decision, Pulse
 from unetkit.engine.state import BEST, LAST, Progress, Saver
 from unetkit.engine.step import Batch, Stepper
 from unetkit.engine.watch import LossWatch
-from unetkit.errors import CheckpointError, RecipeError
+from unetkit.errors import CheckpointError, RecipeError, counted
 from unetkit.plan.plan import Plan
 from unetkit.recipe.schema import Recipe
 
@@ -196,7 +196,7 @@ class _Loop:
             return
         self.log.write({"step": step, "epoch": (step - 1) // self.job.steps_per_epoch + 1, **found})
         told = in_words(found["measured"], self.job.steps_per_epoch, self.settings.epochs)
-        self.display.say(f"after {step} steps: {told}")
+        self.display.say(f"after {counted(step, 'step')}: {told}")
 
     def _look(self) -> None:
         """Read the losses, which waits for the device, and log their mean."""

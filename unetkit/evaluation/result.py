@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unetkit.data.formats.files import replacing
-from unetkit.errors import DataError
+from unetkit.errors import DataError, counted
 from unetkit.metrics import METRICS, Scores
 from unetkit.report import ReportData, Shown, write_report
 
@@ -81,7 +81,7 @@ class Evaluation:
                  for r in rows]  # fmt: skip
         low, high = self.summary["mean"]["dice"]["ci95"] if "dice" in self.summary["mean"] else (math.nan, math.nan)
         interval = f", 95 % CI {low:.4f} to {high:.4f}" if math.isfinite(low) else ""
-        lines.append(f"mean foreground Dice {_number('dice', self.dice)}{interval}, {len(self.rows)} cases")
+        lines.append(f"mean foreground Dice {_number('dice', self.dice)}{interval}, {counted(len(self.rows), 'case')}")
         lines += [
             f"{name}: {self.definitions[name]}"
             for name in ("hd95", "nsd", "ap50", "pq", "empty")
@@ -111,7 +111,7 @@ def require_scores(evaluation: Evaluation) -> Evaluation:
     """Return the evaluation. Raises DataError, with the first reason, if cases failed and none is left."""
     if evaluation.failures and not evaluation.rows:
         case, why = next(iter(evaluation.failures.items()))
-        raise DataError(f"none of {len(evaluation.failures)} cases could be evaluated; {case}: {why}")
+        raise DataError(f"no case could be evaluated, {len(evaluation.failures)} failed; {case}: {why}")
     return evaluation
 
 

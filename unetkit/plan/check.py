@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite, prod
 from typing import Any
 
-from unetkit.errors import RecipeError
+from unetkit.errors import RecipeError, counted
 from unetkit.plan.plan import Plan
 from unetkit.topology import Sizes
 
@@ -49,7 +49,7 @@ def check_plan(plan: Plan) -> None:
         raise RecipeError(f"spacing {list(plan.spacing)} for a patch of {dims} axes; give one number per axis")
     if len(plan.normalization) != len(plan.channels):
         raise RecipeError(
-            f"{len(plan.normalization)} normalisations for {len(plan.channels)} channels "
+            f"{counted(len(plan.normalization), 'normalisation')} for {counted(len(plan.channels), 'channel')} "
             f"({', '.join(plan.channels)}); give one each"
         )
     for name in ("strides", "kernels"):

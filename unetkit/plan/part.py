@@ -11,7 +11,7 @@ from unetkit.data.cases import read_case
 from unetkit.data.components import find_components
 from unetkit.data.geometry import orientation
 from unetkit.data.preprocess import nonzero_box
-from unetkit.errors import DataError
+from unetkit.errors import DataError, counted
 from unetkit.plan.histogram import Histogram, Moments, histogram, moments
 from unetkit.types import IGNORE, Case, Labels, Volume
 
@@ -101,7 +101,8 @@ def measure_case(case: Case, labels: Labels, channels: int) -> Part:
 def _check(case: Case, image: Volume, channels: int) -> None:
     if image.channels != channels:
         raise DataError(
-            f"case {case.id}: {image.channels} channels where the other cases have {channels}; give all cases the same"
+            f"case {case.id}: {counted(image.channels, 'channel')} where the other cases have {channels}; "
+            "give all cases the same"
         )
     if not all(np.isfinite(s) and s > 0 for s in image.spacing):
         raise DataError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 
+from unetkit.errors import counted
 from unetkit.report.data import ReportData, Shown
 from unetkit.report.figures import class_legend, curve_figures, data_uri, error_legend, panels, svg
 from unetkit.report.fingerprint_sections import data_section
@@ -94,8 +95,8 @@ def _notes(data: ReportData) -> str:
     notes = f"<div class=note>{PHANTOM}</div>" if data.phantom else ""
     notes += "" if data.rows else f"<div class=note>{_UNSCORED}</div>"
     if data.failures:
+        number_of = counted(len(data.failures), "case")
         named = "".join(f"<li><b>{escape(case)}</b>: {escape(why)}</li>" for case, why in data.failures.items())
-        number_of = f"{len(data.failures)} case{'s' if len(data.failures) > 1 else ''}"
         notes += (
             f'<div class="note fault"><b>Not scored: {number_of}.</b> Every number on this page is without them.'
             f"<ul>{named}</ul></div>"

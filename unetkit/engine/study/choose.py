@@ -21,6 +21,7 @@ from unetkit.engine.run_folder import RunFolder
 from unetkit.engine.study.crossval import pool
 from unetkit.engine.study.decide import Study
 from unetkit.engine.study.nodes import Node
+from unetkit.errors import counted
 from unetkit.evaluation import Evaluation, evaluate_cases, read_evaluation, write_evaluation
 from unetkit.evaluation.choose import Mapped, RuleChoice, choose_rules
 from unetkit.infer.ensemble import Ensemble
@@ -76,7 +77,8 @@ class Chosen:
         among = ", ".join(f"{name} {dice:.4f}" for name, dice in self.dice.items())
         steps = ", ".join(f"{r.rule} {' and '.join(r.classes or ['all'])}" for r in self.rules.rules) or "none"
         gain = f" ({self.rules.before:.4f} to {self.rules.after:.4f})" if self.rules.rules else ""
-        return f"{'+'.join(self.configurations)} on {self.cases} cases (Dice: {among}); postprocessing: {steps}{gain}"
+        where = f"{'+'.join(self.configurations)} on {counted(self.cases, 'case')}"
+        return f"{where} (Dice: {among}); postprocessing: {steps}{gain}"
 
 
 def choose(study: Study, pooled: Mapping[str, Evaluation], shown: bool = True) -> Chosen | None:
