@@ -1,0 +1,79 @@
+"""Rows of cost: what is counted, timed, and said of what cannot be."""
+
+import pytest
+import torch
+from torch import nn
+
+from unetkit.bench.cost import CostRow, Setting, check_names, check_size, cost_rows
+from unetkit.bench.timing import Timing, best_batch, time_network
+from unetkit.errors import ModelError, ShapeError
+from unetkit.registry import catalog
+
+
+def row(name, **told):
+    (found,) = cost_rows([name], Setting((64, 64), **told.pop("setting", {})), **told)
+    return found
+
+
+def test_a_counted_row_has_no_times():
+    found = row("unext_s")
+    assert isinstance(found, CostRow)
+    assert found.gmacs == found.gflops / 2
+    assert found.ms is None
+    # weights, gradients, two moments, and more
+    assert found.step_mb > 4 * 4 * found.params_m
+
+
+def test_a_timed_row_stands_beside_the_reference():
+    found = row("unext_s", seconds=0.2, thop=True)
+    assert found.ms_p10 <= found.ms <= found.ms_p90
+    assert found.per_second == pytest.approx(1e3 / found.ms)
+    assert 0 < found.to_reference < 1
+    assert found.gmacs != found.gflops / 2
+
+
+def test_a_model_that_would_take_too_long_is_counted_and_said_so():
+    (found,) = cost_rows(["cmunext"], Setting((64, 64)), seconds=0.001)
+    assert "not timed: seven passes would take about" in found.note
+    assert found.gflops
+
+
+def test_a_size_that_the_model_refuses_becomes_the_next_legal_one():
+    (found,) = cost_rows(["unext_s"], Setting((65, 64)))
+    assert found.size == catalog()["unext_s"].legal_size((65, 64))
+
+
+def test_models_of_other_dims_are_left_out_and_unknown_ones_refused():
+    assert list(cost_rows(["gcn_multistructure"], Setting((32, 32, 32)))) == []
+    assert "swin_unet" in check_names(None, 2)
+    with pytest.raises(ModelError, match="no such model for 3D"):
+        check_names(["gcn_multistructure"], 3)
+    with pytest.raises(ShapeError, match="two or three side lengths"):
+        check_size([64])
+
+
+def test_times_are_quantiles_of_passes_in_evaluation():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).train()
+    found = time_network(network, torch.randn(4, 1, 16, 16), "fp32", seconds=0.01)
+    assert not network.training
+    assert found.passes >= 5
+    assert found.batch == 4
+    assert found.images_per_second == pytest.approx(4 / found.median)
+    assert (found.peak_bytes, found.joules) == (None, None)
+
+
+def test_the_best_batch_is_the_last_that_pays():
+    speeds = {1: 10, 2: 18, 4: 30, 8: 31, 16: 100}
+    best = best_batch(lambda b: Timing(b, b / speeds[b], 0, 0, 5))
+    assert best.batch == 4
+
+
+def test_a_batch_that_does_not_fit_ends_the_search(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+
+    def measure(batch):
+        if batch > 2:
+            raise torch.OutOfMemoryError("no room")
+        return Timing(batch, 1.0, 0, 0, 5)
+
+    assert best_batch(measure).batch == 2
