@@ -9,16 +9,16 @@ from unetkit.blocks.layers import Layers
 class SqueezeExcite(nn.Module):
     """Scale each channel of a map [B, C, *S] by what its average and those of the others say (arXiv:1709.01507).
 
-    Two fully connected layers without bias, `reduction` times fewer channels between them.
+    Two fully connected layers, with a `bias` or without, `reduction` times fewer channels between them.
     """
 
-    def __init__(self, channels: int, reduction: int = 16) -> None:
+    def __init__(self, channels: int, reduction: int = 16, *, bias: bool = False) -> None:
         super().__init__()
         hidden = max(channels // reduction, 1)  # narrow maps keep one channel
         self.scale = nn.Sequential(
-            nn.Linear(channels, hidden, bias=False),
+            nn.Linear(channels, hidden, bias=bias),
             nn.ReLU(inplace=True),
-            nn.Linear(hidden, channels, bias=False),
+            nn.Linear(hidden, channels, bias=bias),
             nn.Sigmoid(),
         )
 

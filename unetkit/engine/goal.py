@@ -9,6 +9,7 @@ from unetkit.engine.losses.objective import Objective
 from unetkit.engine.pretrain import for_pretraining
 from unetkit.plan.plan import Plan
 from unetkit.recipe.schema import Recipe
+from unetkit.registry import model_info
 
 
 def with_loss(network: nn.Module, recipe: Recipe, plan: Plan) -> tuple[nn.Module, Objective]:
@@ -18,4 +19,5 @@ def with_loss(network: nn.Module, recipe: Recipe, plan: Plan) -> tuple[nn.Module
     """
     if recipe.task == "pretrain":
         return for_pretraining(network, recipe, plan)
-    return network, build_loss(recipe.train.loss, plan.labels, plan.batch_dice)
+    learns = model_info(recipe.model.name).learns
+    return network, build_loss(recipe.train.loss, plan.labels, plan.batch_dice, learns)

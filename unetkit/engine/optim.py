@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unetkit.errors import RecipeError
 from unetkit.recipe.training import OptimizerSection, ScheduleSection
 
 FUSED_ON = ("cpu", "cuda")
@@ -18,24 +19,39 @@ def build_optimizer(network: nn.Module, section: OptimizerSection, whole: bool =
     """Return the optimiser of a network that already lies on its device; `whole`: its parameters are not shared out.
 
     SGD decays every parameter, as nnU-Net does; AdamW leaves out biases, norms and parameters marked with
-    `_no_weight_decay`, as transformers and state-space models expect.
+    `_no_weight_decay`, as transformers and state-space models expect. Raises RecipeError for a rate of the encoder's
+    own where the network has none.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     # one kernel for all parameters; what other devices lack falls back to torch's own choice
     fused = whole and all(p.device.type in FUSED_ON and p.is_floating_point() for p in parameters)
+    parts = _parts(network, section.encoder_scale)
     if section.name == "sgd":
         # torch refuses Nesterov without momentum; plain SGD is what both keys then mean
         return torch.optim.SGD(
-            parameters,
+            [{"params": part, **extra} for part, extra in parts],
             lr=section.lr,
             momentum=section.momentum,
             nesterov=section.nesterov and section.momentum > 0,
             weight_decay=section.weight_decay,
             fused=fused,
         )
-    return torch.optim.AdamW(
-        decay_groups(parameters, section.weight_decay), lr=section.lr, betas=section.betas, fused=fused
-    )
+    groups = [group | extra for part, extra in parts for group in decay_groups(part, section.weight_decay)]
+    return torch.optim.AdamW(groups, lr=section.lr, betas=section.betas, fused=fused)
+
+
+def _parts(network: nn.Module, scale: float) -> list[tuple[list[nn.Parameter], dict[str, float]]]:
+    """Return the parameters that learn: of the encoder apart, with the scale of their rate, where that is not 1."""
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    if scale == 1:
+        return [([p for _, p in named], {})]
+    encoder = [p for name, p in named if "encoder" in name.split(".")]
+    if not encoder:
+        raise RecipeError(
+            f"train.optimizer.encoder_scale={scale:g}: this network has no encoder that learns; drop the key"
+        )
+    rest = [p for name, p in named if "encoder" not in name.split(".")]
+    return [(rest, {"scale": 1.0}), (encoder, {"scale": scale})]
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
@@ -68,6 +84,6 @@ def learning_rate(section: ScheduleSection, base: float, step: int, total: int, 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group the same learning rate."""
+    """Give every parameter group the learning rate, times its own scale."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("scale", 1.0)

@@ -139,11 +139,11 @@ def run_title(recipe: Recipe, source: str | None) -> str:
 
 def check_task(recipe: Recipe, preparation: Preparation) -> None:
     """Refuse now what would otherwise fail after the preprocessing. Raises RecipeError or CheckpointError."""
+    info = model_info(recipe.model.name)
     if recipe.task == "pretrain":
         check_pretraining(recipe, preparation.plan)
     else:
-        build_loss(recipe.train.loss, preparation.plan.labels)
-    info = model_info(recipe.model.name)
+        build_loss(recipe.train.loss, preparation.plan.labels, learns=info.learns)
     if recipe.train.deep_supervision is True and not info.deep_supervision:
         raise RecipeError(
             f"train.deep_supervision=true: {info.name} has no lower-resolution outputs; use auto, or another model"

@@ -14,6 +14,9 @@ class OptimizerSection(Section):
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="sgd with momentum, or adamw")
     lr: PositiveFloat = Field(0.01, description="learning rate after the warm-up, before any decay")
+    encoder_scale: PositiveFloat = Field(
+        1.0, description="the encoder's learning rate in multiples of the others', of networks that have one"
+    )
     momentum: Fraction = Field(0.99, description="of sgd")
     nesterov: bool = Field(True, description="of sgd")
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="of adamw")
@@ -47,10 +50,11 @@ class LossSection(Section):
         "focal_l1",
         "jaccard_metric",
         "focal_l1_jaccard",
+        "queries",
     ] = Field(
         "auto",
-        description="auto: dice_bce for regions, distance for instances, else dice_ce; focal_l1_jaccard: SAUNA's sum "
-        "of the two",
+        description="auto: dice_bce for regions, distance for instances (queries for a network of queries), else "
+        "dice_ce; focal_l1_jaccard: SAUNA's sum of the two",
     )
     dice_weight: NonNegative = Field(1.0, description="weight of the soft Dice term")
     ce_weight: NonNegative = Field(1.0, description="weight of the cross-entropy (or BCE) term")
@@ -81,6 +85,14 @@ class LossSection(Section):
     l1_beta: NonNegative = Field(1.0, description="how much less such a voxel counts the closer it is in focal_l1")
     l1_positive: NonNegative = Field(1.0, description="weight in focal_l1 of a voxel whose target is above 0")
     jaccard_weight: NonNegative = Field(1.0, description="weight of jaccard_metric in focal_l1_jaccard")
+    mask_weight: NonNegative = Field(5.0, description="queries: weight of the BCE of masks, and as a cost of matching")
+    mask_dice_weight: NonNegative = Field(2.0, description="queries: weight of the Dice of masks, likewise")
+    no_object_weight: NonNegative = Field(
+        0.1, description="queries: weight of a query without an object in the cross-entropy of classes"
+    )
+    points: Positive = Field(
+        12544, description="queries: points at which masks are compared; a patch of fewer voxels is compared in all"
+    )
 
 
 class AugmentSection(Section):

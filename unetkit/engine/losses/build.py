@@ -17,6 +17,7 @@ from unetkit.engine.losses.comparison import Comparison
 from unetkit.engine.losses.objective import Objective
 from unetkit.engine.losses.overlap import SoftDice, Tversky
 from unetkit.engine.losses.pixelwise import CrossEntropy
+from unetkit.engine.losses.queries import query_loss
 from unetkit.engine.losses.signed import FocalL1, JaccardMetric
 from unetkit.errors import RecipeError
 from unetkit.recipe.training import LossSection
@@ -36,6 +37,7 @@ USED = {
     "focal_l1": _L1,
     "jaccard_metric": {"targets"},
     "focal_l1_jaccard": {"jaccard_weight", *_L1},
+    "queries": {"ce_weight", "mask_weight", "mask_dice_weight", "no_object_weight", "points"},
 }
 """The keys of the loss section that each loss reads."""
 
@@ -124,15 +126,21 @@ def nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
     return labels
 
 
-def build_loss(section: LossSection, labels: Labels, batch_dice: bool = False) -> SegmentationLoss:
+def build_loss(section: LossSection, labels: Labels, batch_dice: bool = False, learns: str = "voxels") -> Objective:
     """Build the loss that a recipe asks for; `batch_dice` is the plan's, for a recipe that leaves it open.
 
+    `learns` is what the network learns, see `ModelInfo`.
     Raises RecipeError for a key that the chosen loss does not read, a wrong number of class weights, or a loss
-    that does not fit the labels (regions or exclusive classes).
+    that does not fit the labels (regions or exclusive classes) or the network.
     """
-    usual = "distance" if labels.instances else "dice_bce" if labels.regions else "dice_ce"
+    objects = "queries" if learns == "queries" else "distance"
+    usual = objects if labels.instances else "dice_bce" if labels.regions else "dice_ce"
     name = usual if section.name == "auto" else section.name
-    _check(section, name, labels)
+    _check(section, name, labels, objects)
+    if learns == "queries" and labels.num_outputs > 1 and labels.regions:
+        raise RecipeError("data.regions: queries leave no voxel to two classes; drop it, or choose another model")
+    if name == "queries":
+        return query_loss(section)
     pooled = batch_dice if section.batch_dice == "auto" else section.batch_dice
     dice = SoftDice(section.smooth, pooled, section.dice_background, section.dice_squared)
     entropy = CrossEntropy(weights=section.class_weights)
@@ -156,15 +164,19 @@ def build_loss(section: LossSection, labels: Labels, batch_dice: bool = False) -
     return SegmentationLoss(terms[name], labels.regions)
 
 
-def _check(section: LossSection, name: str, labels: Labels) -> None:
+def _check(section: LossSection, name: str, labels: Labels, objects: str) -> None:
     # a key that is given but never read would be a silent mistake
     defaults = LossSection()
     changed = {key for key in type(section).model_fields if getattr(section, key) != getattr(defaults, key)}
     for key in sorted(changed - USED[name] - {"name"}):
         readers = ", ".join(n for n, keys in USED.items() if key in keys)
         raise RecipeError(f"train.loss.{key} is not used by the loss '{name}'; drop it, or choose one of {readers}")
-    if labels.instances != (name == "distance"):
-        needed = "distance, the one for instances" if labels.instances else "auto, or set data.instances=true"
+    if labels.instances != (name == objects) or name in {"distance", "queries"} - {objects}:
+        needed = (
+            f"{objects}, the one for instances and this network"
+            if labels.instances
+            else "auto, or set data.instances=true"
+        )
         raise RecipeError(f"train.loss.name={name} does not fit the labels; use {needed}")
     if labels.regions and section.dice_background:
         raise RecipeError("train.loss.dice_background: overlapping classes have no background output; drop it")
