@@ -23,9 +23,9 @@ def selective_scan(
 ) -> Tensor:
     """Run h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t, gated by SiLU(z); [B, D, L]."""
     u, delta, A, B, C, *rest = (t if t is None else t.double() for t in (u, delta, A, B, C, D, z, delta_bias))
-    D, z, delta_bias = rest
+    u, delta, A, B, C = (t.double() for t in (u, delta, A, B, C))
     if delta_bias is not None:
-        delta = delta + delta_bias[:, None]
+        delta = delta + delta_bias.double()[:, None]
     if delta_softplus:
         delta = F.softplus(delta)
     # every channel with the B and C of its group, [B, D, N, L]
@@ -40,8 +40,8 @@ def selective_scan(
         h = torch.exp(dt[..., None] * A) * h + (dt * ut)[..., None] * bt
         y.append((h * ct).sum(-1))
     out = torch.stack(y[::-1] if reverse else y, -1)
-    out = out if D is None else out + D[:, None] * u
-    return out if z is None else out * F.silu(z)
+    out = out if D is None else out + D.double()[:, None] * u
+    return out if z is None else out * F.silu(z.double())
 
 
 def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None) -> Tensor:
