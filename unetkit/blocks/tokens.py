@@ -7,18 +7,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 
-import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.conv import Block, ResidualBlockD, ResidualUnit
 from unetkit.blocks.init import he_init
 from unetkit.blocks.layers import Layers, Size
+from unetkit.blocks.precision import no_autocast
 from unetkit.blocks.stages import StageSizes
 from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_inputs
 from unetkit.errors import ShapeError
 from unetkit.types import TaskShape
 
 SLOPE = 0.01
+TOP_SKIP = {2: False, 3: True}
+"""Whether the decoder of U-Mamba sees the finest map of the encoder."""
 
 After = Callable[[Layers, int, tuple[int, ...]], nn.Module]
 """(layers, channels, map size) -> what follows a stage; maps keep their shape there."""
@@ -28,7 +30,8 @@ class OverTokens(nn.Module):
     """Run a layer of sequences [B, N, C] over a map [B, C, *S], row by row from the first voxel.
 
     With `channel_tokens` the layer gets [B, C, prod(S)] instead: each channel is a token of as many values as the map
-    has voxels. Autocast is off inside and halves are computed with in fp32, as recurrences overflow in fp16.
+    has voxels. Autocast is off inside: the layer computes in the precision of its weights, as recurrences overflow
+    in fp16.
     """
 
     def __init__(self, layer: nn.Module, *, channel_tokens: bool = False) -> None:
@@ -39,8 +42,8 @@ class OverTokens(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, *S] to the same shape."""
         tokens = x.flatten(2) if self.channel_tokens else x.flatten(2).transpose(1, 2)
-        with torch.autocast(x.device.type, enabled=False):
-            tokens = self.layer(tokens.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+        with no_autocast(x):
+            tokens = self.layer(tokens.to(next(self.layer.parameters()).dtype)).to(x.dtype)
         return (tokens if self.channel_tokens else tokens.transpose(1, 2)).reshape(x.shape)
 
 
