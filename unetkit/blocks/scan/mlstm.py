@@ -1,11 +1,14 @@
 """The matrix memory of xLSTM (mLSTM, arXiv:2405.04517), done in chunks of tokens: linear in their number."""
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import Any
 
-from unetkit.blocks.scan import oracle
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from unetkit.blocks.scan import flops, oracle, torch_mlstm
 from unetkit.blocks.scan.backends import choose_backend
+from unetkit.errors import ShapeError
 
 BACKENDS = ("oracle", "torch")
 
@@ -27,40 +30,83 @@ def mlstm(
     are done at once, by matrix products; it changes the speed, not the result. Stabilised by the running maximum of
     the log gates; `eps` is added to the denominator so scaled. Returns [B, H, S, e] in the dtype of q; arithmetic and
     state are fp32 (fp64 if an input is) whatever the autocast.
-    Raises ModelError for a backend that is not there.
+    Raises ShapeError for shapes that do not belong together, ModelError for a backend that is not there.
     """
     backend = choose_backend("mlstm", backend, q.device, BACKENDS)
     if backend == "oracle":
         return oracle.mlstm(q, k, v, i, f, eps).to(q.dtype)
-    dtype = q.dtype
-    with torch.autocast(q.device.type, enabled=False):
-        q, k, v, i, f = (t if t.dtype == torch.float64 else t.float() for t in (q, k, v, i, f))
-        memory = (
-            q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1]),
-            q.new_zeros(*q.shape[:2], q.shape[-1]),
-            q.new_full(q.shape[:2], -torch.inf),
+    _check(q, k, v, i, f, chunk)
+    given = [t.flatten(0, 1) for t in (q, k, v, i, f)]
+    if any(t.dtype == torch.float64 for t in given):
+        given = [t.double() for t in given]
+    h = _mlstm(*given, chunk, eps, backend)
+    return h.unflatten(0, q.shape[:2]).to(q.dtype)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, chunk: int) -> None:
+    """Refuse shapes that do not belong together."""
+    if q.ndim != 4 or k.shape != q.shape or v.shape[:3] != q.shape[:3] or v.ndim != 4:
+        raise ShapeError(
+            f"mlstm got q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}; give q, k [B, H, S, d], v [B, H, S, e]"
         )
-        parts = [t.split(chunk, 2) for t in (q, k * k.shape[-1] ** -0.5, v, i, F.logsigmoid(f))]
-        out = []
-        for part in zip(*parts, strict=True):
-            h, memory = _chunk(*part, memory, eps)
-            out.append(h)
-        return torch.cat(out, 2).to(dtype)
+    if i.shape != q.shape[:3] or f.shape != q.shape[:3]:
+        raise ShapeError(f"mlstm got i {list(i.shape)}, f {list(f.shape)}; one a token: give {list(q.shape[:3])}")
+    if chunk < 1:
+        raise ShapeError(f"mlstm got chunk={chunk}; give 1 or more tokens")
 
 
-def _chunk(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, log_f: Tensor, memory: tuple[Tensor, Tensor, Tensor], eps: float
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Output of one chunk and the memory after it."""
-    C, n, m = memory
-    b = log_f.cumsum(-1)
-    c = i - b
-    top = torch.maximum(c.cummax(-1)[0], m[..., None])  # the maximum of the log weights, less b
-    late = torch.ones(c.shape[-1], c.shape[-1], dtype=torch.bool, device=c.device).triu(1)
-    weight = (c[..., None, :] - top[..., None]).masked_fill(late, -torch.inf).exp() * (q @ k.transpose(-1, -2))
-    old = torch.exp(m[..., None] - top)[..., None]
-    below = weight.sum(-1) + (old * q * n[..., None, :]).sum(-1)
-    h = (weight @ v + old * (q @ C)) / (torch.maximum(below.abs(), torch.exp(-b - top)) + eps)[..., None]
-    take, keep = torch.exp(c - top[..., -1:])[..., None] * k, torch.exp(m - top[..., -1])[..., None]
-    memory = keep[..., None] * C + take.transpose(-1, -2) @ v, keep * n + take.sum(-2), b[..., -1] + top[..., -1]
-    return h, memory
+@torch.library.custom_op("unetkit::mlstm", mutates_args=())
+def _mlstm(
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, chunk: int, eps: float, backend: str
+) -> Tensor:  # rows [N, S, ...] to h [N, S, e], fp32 or fp64
+    with torch.autocast(q.device.type, enabled=False):
+        return torch_mlstm.forward((q, k, v, i, f), chunk, eps)
+
+
+@torch.library.custom_op("unetkit::mlstm_backward", mutates_args=())
+def _mlstm_backward(
+    grad: Tensor,
+    h: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    i: Tensor,
+    f: Tensor,
+    chunk: int,
+    eps: float,
+    backend: str,
+) -> list[Tensor]:
+    with torch.autocast(q.device.type, enabled=False):
+        return torch_mlstm.backward(grad, h, (q, k, v, i, f), chunk, eps)
+
+
+@_mlstm.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, chunk: int, eps: float, backend: str) -> Tensor:
+    return v.new_empty(v.shape, dtype=torch.promote_types(v.dtype, torch.float32))
+
+
+@_mlstm_backward.register_fake
+def _(grad: Tensor, h: Tensor, *rest: Any) -> list[Tensor]:
+    return [t.new_empty(t.shape) for t in rest[:5]]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(output, *inputs[:5])
+    ctx.rest = inputs[5:]
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_mlstm_backward(grad.contiguous(), *ctx.saved_tensors, *ctx.rest), None, None, None)
+
+
+_mlstm.register_autograd(_differentiate, setup_context=_keep)
+
+
+@register_flop_formula(torch.ops.unetkit.mlstm)
+def _(q: torch.Size, k: torch.Size, v: torch.Size, i: torch.Size, f: torch.Size, chunk: int, *_: Any, **__: Any) -> int:
+    return flops.mlstm_flops(q[0] * q[1], q[2], v[2], min(chunk, q[1]))
+
+
+@register_flop_formula(torch.ops.unetkit.mlstm_backward)
+def _(grad: torch.Size, h: torch.Size, q: torch.Size, *rest: Any, **_: Any) -> int:
+    return flops.mlstm_backward_flops(q[0] * q[1], q[2], h[2], min(rest[4], q[1]))
