@@ -22,7 +22,6 @@ def selective_scan(
     reverse: bool = False,
 ) -> Tensor:
     """Run h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t, gated by SiLU(z); [B, D, L]."""
-    u, delta, A, B, C, *rest = (t if t is None else t.double() for t in (u, delta, A, B, C, D, z, delta_bias))
     u, delta, A, B, C = (t.double() for t in (u, delta, A, B, C))
     if delta_bias is not None:
         delta = delta + delta_bias.double()[:, None]
