@@ -9,22 +9,46 @@ import torch
 
 import unetkit
 from unetkit.errors import ModelError, ShapeError
-from unetkit.registry import FAMILIES, ModelInfo, catalog, check_size, check_task, list_models, model_info, register
+from unetkit.registry import (
+    FAMILIES,
+    ModelInfo,
+    catalog,
+    check_size,
+    check_task,
+    create_model,
+    list_models,
+    model_info,
+    register,
+)
 from unetkit.types import TaskShape
 
 
 def test_catalog_is_read_from_source_and_equals_what_is_registered() -> None:
     code = (
-        "from unetkit.registry import _catalog, _live; import sys\n"
+        "from unetkit.registry import _catalog, _live; import sys; from dataclasses import replace\n"
         "static = dict(_catalog()); assert 'torch' not in sys.modules\n"
         "import unetkit.models\n"
         "assert set(static) == set(_live), set(static) ^ set(_live)\n"
         "for name, info in static.items():\n"
         "    live = _live[name]\n"
-        "    assert (info.title, info.dims, info.params, list(info.options)) == "
-        "(live.title, live.dims, live.params, list(live.options)), name\n"
+        "    assert info == replace(live, build=None), name\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_variant_is_what_it_differs_in() -> None:
+    small, large = model_info("stunet_s"), model_info("stunet_l")
+    same = ("family", "paper", "dims", "multiple_by", "source", "params_at", "options", "notes", "new", "module")
+    assert [getattr(large, key) for key in same] == [getattr(small, key) for key in same]
+    assert (large.name, large.title, large.params) == ("stunet_l", "STU-Net-L", {3: 440302605})
+    # of another file: what is new is said there
+    assert model_info("transnorm").new != model_info("transunet").new
+    assert set(model_info("transnorm").options) - set(model_info("transunet").options) == {"as_published"}
+    with torch.device("meta"):
+        model = create_model("mednext_b", patch_size=(32, 32), kernel=5)
+        with pytest.raises(ModelError, match=r"mednext_b has no option 'kernels' \(did you mean 'kernel'"):
+            create_model("mednext_b", patch_size=(32, 32), kernels=5)
+    assert {m.kernel_size for m in model.modules() if getattr(m, "groups", 1) > 1} == {(5, 5)}
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -1,7 +1,8 @@
 """Every network by name: what it is, where it comes from, how to build it.
 
-A model is a function under `@register(ModelInfo(...))` in `unetkit/models/`. The arguments of `ModelInfo` are
-literals, so `catalog()` reads them from the source text: listing models needs neither torch nor the model files.
+A model is a function under `@register(ModelInfo(...))` in `unetkit/models/`, or under `@variant(other, ...)` with what
+differs from another model. The arguments are literals, so `catalog()` reads them from the source text: listing models
+needs neither torch nor the model files.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, wraps
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from unetkit.errors import ModelError, RecipeError, ShapeError, nearest
 from unetkit.types import TaskShape
@@ -145,18 +147,46 @@ def register(info: ModelInfo) -> Callable[[Builder], Builder]:
     """
 
     def add(build: Builder) -> Builder:
-        name, module = build.__name__, build.__module__
-        if info.name not in ("", name):
-            raise ModelError(f"ModelInfo(name='{info.name}') on {name}: a model bears its builder's name; drop name")
-        known = _live.get(name) or _catalog().get(name)
-        if known and known.module != module:
-            raise ModelError(f"model '{name}' is registered by {known.module} already; choose another name")
-        new = info.new or _what_is_new(build.__globals__.get("__doc__"))
-        options = dict(build.__kwdefaults__ or {})
-        _live[name] = replace(info, name=name, module=module, build=build, options=options, new=new)
-        return build
+        return _add(info, build, build.__kwdefaults__ or {})
 
     return add
+
+
+def variant(of: Callable[..., Any], **differs: Any) -> Callable[[Builder], Builder]:
+    """Add the decorated builder with what is known of the model `of`, but for the fields of ModelInfo that differ.
+
+    If it takes `**options`, those of `of` are among its own, filled in with their defaults. Raises as `register`.
+    """
+    base = _live[of.__name__]
+
+    def add(build: Builder) -> Builder:
+        own = build.__kwdefaults__ or {}
+        inherited = base.options if build.__code__.co_flags & inspect.CO_VARKEYWORDS else {}
+
+        @wraps(build)
+        def filled(task: TaskShape, **given: Any) -> nn.Module:
+            return build(task, **{**inherited, **own, **given})
+
+        return _add(_differing(base, differs), cast(Builder, filled), {**inherited, **own})
+
+    return add
+
+
+def _differing(base: ModelInfo, differs: Mapping[str, Any]) -> ModelInfo:
+    # what a paper adds is said by the file of each
+    return replace(base, **{"name": "", "new": "", **differs})
+
+
+def _add(info: ModelInfo, build: Builder, options: Mapping[str, Any]) -> Builder:
+    name, module = build.__name__, build.__module__
+    if info.name not in ("", name):
+        raise ModelError(f"ModelInfo(name='{info.name}') on {name}: a model bears its builder's name; drop name")
+    known = _live.get(name) or _catalog().get(name)
+    if known and known.module != module:
+        raise ModelError(f"model '{name}' is registered by {known.module} already; choose another name")
+    new = info.new or _what_is_new(inspect.unwrap(build).__globals__.get("__doc__"))
+    _live[name] = replace(info, name=name, module=module, build=build, options=dict(options), new=new)
+    return build
 
 
 def catalog() -> dict[str, ModelInfo]:
@@ -167,24 +197,44 @@ def catalog() -> dict[str, ModelInfo]:
 
 @cache
 def _catalog() -> dict[str, ModelInfo]:
-    found = {}
+    found: dict[str, ModelInfo] = {}
     # Reading the source takes milliseconds; importing it would bring in torch and MONAI.
-    for path in sorted((Path(__file__).parent / "models").glob("[!_]*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        # a default may be a constant of its file
-        assigned = [n for n in tree.body if isinstance(n, ast.Assign)]
-        constants = {t.id: n.value for n in assigned for t in n.targets if isinstance(t, ast.Name)}
-        said, where = _what_is_new(ast.get_docstring(tree)), f"unetkit.models.{path.stem}"
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef):
-                for info in filter(None, map(_literal_info, node.decorator_list)):
-                    known: dict[str, Any] = {
-                        "name": node.name,
-                        "module": where,
-                        "options": _literal_options(node, constants),
-                    }
-                    found[node.name] = replace(info, new=info.new or said, **known)
+    files = sorted((Path(__file__).parent / "models").glob("[!_]*.py"))
+    entries = [entry for path in files for entry in _written(path)]
+    # variants last: what they differ from may stand in any file
+    for written in sorted(entries, key=lambda entry: entry.of is not None):
+        base = found.get(written.of or "")
+        info = ModelInfo(**written.fields) if base is None else _differing(base, written.fields)
+        options = {**(base.options if base and written.takes_more else {}), **written.options}
+        known = {"name": written.name, "module": written.module, "options": options}
+        found[written.name] = replace(info, new=info.new or written.new, **known)
     return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A registered builder as it stands in its file; `of` is the model whose variant it is."""
+
+    name: str
+    module: str
+    new: str
+    of: str | None
+    fields: dict[str, Any]
+    options: dict[str, Any]
+    takes_more: bool
+
+
+def _written(path: Path) -> Iterator[_Written]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    # a default may be a constant of its file
+    assigned = [n for n in tree.body if isinstance(n, ast.Assign)]
+    constants = {t.id: n.value for n in assigned for t in n.targets if isinstance(t, ast.Name)}
+    module, new = f"unetkit.models.{path.stem}", _what_is_new(ast.get_docstring(tree))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            for of, fields in filter(None, map(_literal_info, node.decorator_list)):
+                options = _literal_options(node, constants)
+                yield _Written(node.name, module, new, of, fields, options, node.args.kwarg is not None)
 
 
 def _what_is_new(docstring: str | None) -> str:
@@ -197,14 +247,18 @@ def _what_is_new(docstring: str | None) -> str:
     return (rest if colon and len(name) < _LONGEST_NAME else sentence).removesuffix(".")
 
 
-def _literal_info(decorator: ast.expr) -> ModelInfo | None:
-    """Evaluate `register(ModelInfo(...))` written with literals; None for any other decorator."""
-    if not (isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "register" and decorator.args):
+def _literal_info(decorator: ast.expr) -> tuple[str | None, dict[str, Any]] | None:
+    """Evaluate `register(ModelInfo(...))` or `variant(other, ...)` written with literals; None for anything else.
+
+    Returns the name of the other model, if any, and the fields.
+    """
+    name = getattr(decorator.func, "id", "") if isinstance(decorator, ast.Call) else ""
+    if not (isinstance(decorator, ast.Call) and name in ("register", "variant") and decorator.args):
         return None
-    call = decorator.args[0]
+    of, call = (None, decorator.args[0]) if name == "register" else (getattr(decorator.args[0], "id", ""), decorator)
     if not isinstance(call, ast.Call):
         return None
-    return ModelInfo(**{k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg})
+    return of, {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
 
 
 def _literal_options(node: ast.FunctionDef, constants: Mapping[str, ast.expr]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from unetkit.blocks.conv import ConvNormAct
 from unetkit.blocks.layers import Layers, Resize, Size
 from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_divides, check_inputs
 from unetkit.errors import ModelError
-from unetkit.registry import ModelInfo, register
+from unetkit.registry import ModelInfo, register, variant
 from unetkit.types import TaskShape
 
 EXPANSION = 4
@@ -121,43 +121,29 @@ def cmunext(
     return _cmunext(task, tuple(widths), tuple(depths), tuple(kernels))
 
 
-@register(
-    ModelInfo(
-        title="CMUNeXt-S",
-        family="cnn",
-        year=2023,
-        paper="2308.01239",
-        dims=(2, 3),
-        multiple=16,
-        source=("github:FengheTan9/CMUNeXt", "affbf03", "MIT"),
-        params={2: 417505},
-        params_at={2: (3, 1, (256, 256))},
-        gflops={2: 2.025},
-        activation_mb={2: 175.8},
-        new="CMUNeXt with fewer channels and blocks, and a wider kernel at the deepest level",
-    )
+@variant(
+    cmunext,
+    title="CMUNeXt-S",
+    multiple_by={},
+    params={2: 417505},
+    gflops={2: 2.025},
+    activation_mb={2: 175.8},
+    new="CMUNeXt with fewer channels and blocks, and a wider kernel at the deepest level",
 )
 def cmunext_s(task: TaskShape) -> nn.Module:
     """Build CMUNeXt-S: fewer channels, a block per level, a kernel of 9 at the deepest."""
-    return _cmunext(task, (8, 16, 32, 64, 128), (1, 1, 1, 1, 1), (3, 3, 7, 7, 9))
+    return cmunext(task, widths=(8, 16, 32, 64, 128), depths=(1, 1, 1, 1, 1), kernels=(3, 3, 7, 7, 9))
 
 
-@register(
-    ModelInfo(
-        title="CMUNeXt-L",
-        family="cnn",
-        year=2023,
-        paper="2308.01239",
-        dims=(2, 3),
-        multiple=16,
-        source=("github:FengheTan9/CMUNeXt", "affbf03", "MIT"),
-        params={2: 8286721},
-        params_at={2: (3, 1, (256, 256))},
-        gflops={2: 33.71},
-        activation_mb={2: 757.7},
-        new="CMUNeXt with more channels and blocks",
-    )
+@variant(
+    cmunext,
+    title="CMUNeXt-L",
+    multiple_by={},
+    params={2: 8286721},
+    gflops={2: 33.71},
+    activation_mb={2: 757.7},
+    new="CMUNeXt with more channels and blocks",
 )
 def cmunext_l(task: TaskShape) -> nn.Module:
     """Build CMUNeXt-L: twice the channels of CMUNeXt and more blocks in the two deepest levels."""
-    return _cmunext(task, (32, 64, 128, 256, 512), (1, 1, 1, 6, 3), (3, 3, 7, 7, 7))
+    return cmunext(task, widths=(32, 64, 128, 256, 512), depths=(1, 1, 1, 6, 3))

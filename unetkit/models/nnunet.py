@@ -5,6 +5,7 @@ Depth, strides, kernels and widths follow from the patch unless a plan gives the
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from unetkit.blocks.init import he_init
 from unetkit.blocks.layers import Layers, Size
 from unetkit.blocks.stages import StageSizes
 from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
-from unetkit.registry import ModelInfo, register
+from unetkit.registry import ModelInfo, register, variant
 from unetkit.types import TaskShape
 
 SLOPE = 0.01
@@ -116,45 +117,35 @@ def plain_unet(
     return _assemble(task, sizes, down, up, deep_supervision)
 
 
-@register(
-    ModelInfo(
-        title="nnU-Net ResidualEncoderUNet",
-        family="cnn",
-        year=2024,
-        paper="2404.09556",
-        dims=(2, 3),
-        min_size=2,
-        multiple_by={"strides": "product"},
-        deep_supervision=True,
-        source=("github:MIC-DKFZ/dynamic-network-architectures", "d35f85c", "Apache-2.0"),
-        params={2: 140017038, 3: 102349770},
-        params_at={2: (1, 2, (512, 512)), 3: (1, 2, (128, 128, 128))},
-        gflops={2: 260.2, 3: 1435.0},
-        activation_mb={2: 1016.0, 3: 4373.0},
-        presets=("M", "L", "XL"),
-        new="a residual encoder, deep at its coarse levels, beside a decoder of one convolution a level",
-        notes="M, L and XL are memory budgets of the planner, not networks; sides as plain_unet; "
-        "without deep supervision the lower heads are built but unused",
-    )
+@variant(
+    plain_unet,
+    title="nnU-Net ResidualEncoderUNet",
+    year=2024,
+    paper="2404.09556",
+    params={2: 140017038, 3: 102349770},
+    gflops={2: 260.2, 3: 1435.0},
+    activation_mb={2: 1016.0, 3: 4373.0},
+    presets=("M", "L", "XL"),
+    new="a residual encoder, deep at its coarse levels, beside a decoder of one convolution a level",
+    notes="M, L and XL are memory budgets of the planner, not networks; sides as plain_unet; "
+    "without deep supervision the lower heads are built but unused",
 )
 def resenc_unet(
     task: TaskShape,
     *,
-    widths: Sequence[int] | None = None,
-    strides: Sequence[Size] | None = None,
-    kernels: Sequence[Size] | None = None,
     blocks: Sequence[int] | int | None = None,
     decoder_blocks: Sequence[int] | int | None = None,
     residual_decoder: bool = False,
     deep_supervision: bool = False,
+    **sizes: Any,
 ) -> nn.Module:
     """Build the residual-encoder network: `blocks` are residual blocks per level, finest first.
 
     `decoder_blocks` are convolutions per level, or residual blocks with `residual_decoder` (the ResidualUNet of the
-    same library). Raises ModelError if the lists differ in length, ShapeError if the strides do not divide the patch.
+    same library); widths, strides and kernels as for `plain_unet`, which see for what is raised.
     """
-    sizes = StageSizes(task, widths, strides, kernels)
-    levels = len(sizes.widths)
+    found = StageSizes(task, **sizes)
+    levels = len(found.widths)
     down = _with_stem(_residual(_per_level(blocks, RESIDUAL_BLOCKS, levels)))
     counts = _per_level(decoder_blocks, [1], levels)
-    return _assemble(task, sizes, down, (_residual if residual_decoder else _stack)(counts), deep_supervision)
+    return _assemble(task, found, down, (_residual if residual_decoder else _stack)(counts), deep_supervision)

@@ -10,7 +10,7 @@ from unetkit.blocks.gates import AdditiveGate
 from unetkit.blocks.layers import Layers, Size
 from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_divides, check_inputs
 from unetkit.errors import ModelError
-from unetkit.registry import ModelInfo, register
+from unetkit.registry import ModelInfo, register, variant
 from unetkit.types import TaskShape
 
 WIDTHS = (64, 128, 256, 512, 1024)
@@ -109,24 +109,14 @@ def r2unet(
     return _build(task, t, widths, deep_supervision, attention=attention)
 
 
-@register(
-    ModelInfo(
-        title="RU-Net",
-        family="cnn",
-        year=2018,
-        paper="1802.06955",
-        dims=(2, 3),
-        multiple=16,
-        multiple_by={"widths": 1},
-        deep_supervision=True,
-        params={2: 39091393},
-        params_at={2: (3, 1, (256, 256))},
-        gflops={2: 305.0},
-        activation_mb={2: 1301.0},
-        new="R2U-Net without its shortcuts: convolutions that see their own output again",
-        notes="no public code: r2unet with the addition taken out, which fits the equal parameter counts "
-        "of the paper; the other reading, kernels of their own for what comes back, would double the weights",
-    )
+@variant(
+    r2unet,
+    title="RU-Net",
+    source=("", "", ""),
+    activation_mb={2: 1301.0},
+    new="R2U-Net without its shortcuts: convolutions that see their own output again",
+    notes="no public code: r2unet with the addition taken out, which fits the equal parameter counts "
+    "of the paper; the other reading, kernels of their own for what comes back, would double the weights",
 )
 def runet(
     task: TaskShape, *, t: int = 2, widths: Sequence[int] | None = None, deep_supervision: bool = False

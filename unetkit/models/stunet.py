@@ -6,6 +6,7 @@ Strides follow from the patch or the plan, as in nnU-Net; levels and kernels do 
 import re
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from unetkit.blocks.layers import Layers, Size
 from unetkit.blocks.stages import StageSizes
 from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
 from unetkit.models._pretrained import Renames, load_matching, read_weights, rename
-from unetkit.registry import ModelInfo, register
+from unetkit.registry import ModelInfo, register, variant
 from unetkit.topology import pool_topology
 from unetkit.types import TaskShape
 
@@ -110,88 +111,19 @@ def stunet_s(
     return _build(task, 16, 1, strides, weights, deep_supervision)
 
 
-@register(
-    ModelInfo(
-        title="STU-Net-B",
-        family="cnn",
-        year=2023,
-        paper="2304.06716",
-        dims=(2, 3),
-        min_size=2,
-        multiple_by={"strides": "product"},
-        deep_supervision=True,
-        source=("github:uni-medical/STU-Net", "0652eaf", "Apache-2.0"),
-        params={3: 58262669},
-        params_at={3: (1, 105, (128, 128, 128))},
-        gflops={3: 1008.0},
-        activation_mb={3: 4299.0},
-        notes="as stunet_s; without deep supervision the lower heads are built but unused",
-    )
-)
-def stunet_b(
-    task: TaskShape,
-    *,
-    strides: Sequence[Size] | None = None,
-    weights: str | None = None,
-    deep_supervision: bool = False,
-) -> nn.Module:
+@variant(stunet_s, title="STU-Net-B", params={3: 58262669}, gflops={3: 1008.0}, activation_mb={3: 4299.0})
+def stunet_b(task: TaskShape, **options: Any) -> nn.Module:
     """Build STU-Net-B, of 32 channels at the finest level and a unit per level; options as those of `stunet_s`."""
-    return _build(task, 32, 1, strides, weights, deep_supervision)
+    return _build(task, 32, 1, **options)
 
 
-@register(
-    ModelInfo(
-        title="STU-Net-L",
-        family="cnn",
-        year=2023,
-        paper="2304.06716",
-        dims=(2, 3),
-        min_size=2,
-        multiple_by={"strides": "product"},
-        deep_supervision=True,
-        source=("github:uni-medical/STU-Net", "0652eaf", "Apache-2.0"),
-        params={3: 440302605},
-        params_at={3: (1, 105, (128, 128, 128))},
-        gflops={3: 7598.0},
-        activation_mb={3: 14310.0},
-        notes="as stunet_s; without deep supervision the lower heads are built but unused",
-    )
-)
-def stunet_l(
-    task: TaskShape,
-    *,
-    strides: Sequence[Size] | None = None,
-    weights: str | None = None,
-    deep_supervision: bool = False,
-) -> nn.Module:
+@variant(stunet_s, title="STU-Net-L", params={3: 440302605}, gflops={3: 7598.0}, activation_mb={3: 14310.0})
+def stunet_l(task: TaskShape, **options: Any) -> nn.Module:
     """Build STU-Net-L, of 64 channels at the finest level and 2 units per level; options as those of `stunet_s`."""
-    return _build(task, 64, 2, strides, weights, deep_supervision)
+    return _build(task, 64, 2, **options)
 
 
-@register(
-    ModelInfo(
-        title="STU-Net-H",
-        family="cnn",
-        year=2023,
-        paper="2304.06716",
-        dims=(2, 3),
-        min_size=2,
-        multiple_by={"strides": "product"},
-        deep_supervision=True,
-        source=("github:uni-medical/STU-Net", "0652eaf", "Apache-2.0"),
-        params={3: 1457326221},
-        params_at={3: (1, 105, (128, 128, 128))},
-        gflops={3: 25170.0},
-        activation_mb={3: 30050.0},
-        notes="as stunet_s; without deep supervision the lower heads are built but unused",
-    )
-)
-def stunet_h(
-    task: TaskShape,
-    *,
-    strides: Sequence[Size] | None = None,
-    weights: str | None = None,
-    deep_supervision: bool = False,
-) -> nn.Module:
+@variant(stunet_s, title="STU-Net-H", params={3: 1457326221}, gflops={3: 25170.0}, activation_mb={3: 30050.0})
+def stunet_h(task: TaskShape, **options: Any) -> nn.Module:
     """Build STU-Net-H, of 96 channels at the finest level and 3 units per level; options as those of `stunet_s`."""
-    return _build(task, 96, 3, strides, weights, deep_supervision)
+    return _build(task, 96, 3, **options)

@@ -18,7 +18,7 @@ from unetkit.blocks.layers import Resize
 from unetkit.models._pretrained import Renames, load_matching, rename, source_weights
 from unetkit.models._vit_weights import vit_weights
 from unetkit.models.transunet import DECODER, PATCH, SKIPS, TIMM_TAG, TransUNet, UpBlock, transunet
-from unetkit.registry import ModelInfo, register
+from unetkit.registry import variant
 from unetkit.types import TaskShape
 
 NAMES: Renames = (
@@ -104,58 +104,37 @@ class TransNorm(nn.Module):
         return self.head(x)
 
 
-@register(
-    ModelInfo(
-        title="TransNorm",
-        family="hybrid",
-        year=2022,
-        paper="2207.13415",
-        dims=(2,),
-        multiple=16,
-        min_size=32,  # as TransUNet
-        fixed=True,
-        source=("github:rezazad68/transnorm", "5310ccb", "none stated"),
-        params={2: 111133873},
-        params_at={2: (3, 1, (224, 224))},
-        gflops={2: 66.49},
-        activation_mb={2: 505.2},
-        notes=(
-            "Logits: the sigmoid at the reference's end belongs to loss and prediction. The reference computes spatial "
-            "features in every layer and uses the last layer's alone; as_published=true keeps those 6496512 unused "
-            "parameters, which makes its 117630385. Sizes, grey images and positions as in TransUNet."
-        ),
-    )
+@variant(
+    transunet,
+    title="TransNorm",
+    year=2022,
+    paper="2207.13415",
+    source=("github:rezazad68/transnorm", "5310ccb", "none stated"),
+    params={2: 111133873},
+    params_at={2: (3, 1, (224, 224))},
+    gflops={2: 66.49},
+    activation_mb={2: 505.2},
+    notes=(
+        "Logits: the sigmoid at the reference's end belongs to loss and prediction. The reference computes spatial "
+        "features in every layer and uses the last layer's alone; as_published=true keeps those 6496512 unused "
+        "parameters, which makes its 117630385. Sizes, grey images and positions as in TransUNet."
+    ),
 )
 def transnorm(
     task: TaskShape,
     *,
-    resnet_units: Sequence[int] = (3, 4, 9),
-    hidden: int = 768,
-    mlp: int = 3072,
     heads: int = 12,
-    layers: int = 12,
-    n_skip: int = 3,
     decoder_channels: Sequence[int] = (256, 128, 64, 16),
-    dropout: float = 0.1,
     as_published: bool = False,
     weights: str | None = None,
     pretrained: bool = False,
+    **sizes: Any,
 ) -> nn.Module:
     """Build TransNorm; sizes and weights are those of TransUNet, to which `weights` may add a file of TransNorm.
 
     Raises ModelError if options disagree.
     """
-    base: Any = transunet(
-        task,
-        resnet_units=resnet_units,
-        hidden=hidden,
-        mlp=mlp,
-        heads=heads,
-        layers=layers,
-        n_skip=n_skip,
-        decoder_channels=decoder_channels,
-        dropout=dropout,
-    )
+    base: Any = transunet(task, heads=heads, decoder_channels=decoder_channels, **sizes)
     model = TransNorm(base, decoder_channels, heads, as_published)
     state = source_weights(weights, pretrained, TIMM_TAG)
     if state is not None:

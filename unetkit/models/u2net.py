@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from unetkit.blocks.layers import Layers
 from unetkit.errors import ModelError
-from unetkit.registry import ModelInfo, register
+from unetkit.registry import ModelInfo, register, variant
 from unetkit.types import TaskShape
 
 # levels of each stage's own U-Net, finest stage first; 0 stands for the flat one, which dilates instead of pooling
@@ -158,21 +158,13 @@ def u2net(task: TaskShape, *, shrink: int | None = None, deep_supervision: bool 
     return U2Net(Layers(task.dims), task, down, up, deep_supervision)
 
 
-@register(
-    ModelInfo(
-        title="U²-Net, small",
-        family="cnn",
-        year=2020,
-        paper="2005.09007",
-        dims=(2, 3),
-        deep_supervision=True,
-        source=("github:xuebinqin/U-2-Net", "ac7e1c8", "Apache-2.0"),
-        params={2: 1131181},
-        params_at={2: (3, 1, (256, 256))},
-        gflops={2: 25.29},
-        activation_mb={2: 366.0},
-        notes="u2netp of the reference: every stage 16 channels wide inside and 64 behind; outputs as for u2net",
-    )
+@variant(
+    u2net,
+    title="U²-Net, small",
+    params={2: 1131181},
+    gflops={2: 25.29},
+    activation_mb={2: 366.0},
+    notes="u2netp of the reference: every stage 16 channels wide inside and 64 behind; outputs as for u2net",
 )
 def u2net_small(task: TaskShape, *, deep_supervision: bool = False) -> nn.Module:
     """Build U^2-Net with all stages of one small width."""

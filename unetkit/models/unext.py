@@ -14,7 +14,7 @@ from unetkit.blocks.layers import Layers, Size
 from unetkit.blocks.pooled import EnlargeStage, PoolStage, SumDecoder
 from unetkit.blocks.unet import Encoder, Heads, UNet, check_divides, check_inputs
 from unetkit.errors import ModelError
-from unetkit.registry import ModelInfo, register
+from unetkit.registry import ModelInfo, register, variant
 from unetkit.types import TaskShape
 
 WIDTHS = (16, 32, 128, 160, 256)
@@ -133,23 +133,15 @@ def unext(task: TaskShape, *, widths: Sequence[int] = WIDTHS) -> nn.Module:
     return _unext(task, tuple(widths))
 
 
-@register(
-    ModelInfo(
-        title="UNeXt-S",
-        family="cnn",
-        year=2022,
-        paper="2203.04967",
-        dims=(2, 3),
-        multiple=32,
-        multiple_by={"widths": 2},
-        source=("github:jeya-maria-jose/UNeXt-pytorch", "6ad0855", "MIT"),
-        params={2: 253561},
-        params_at={2: (3, 1, (256, 256))},
-        gflops={2: 0.1985},
-        activation_mb={2: 17.18},
-        new="UNeXt with fewer channels",
-    )
+@variant(
+    unext,
+    title="UNeXt-S",
+    params={2: 253561},
+    gflops={2: 0.1985},
+    activation_mb={2: 17.18},
+    new="UNeXt with fewer channels",
+    notes="",
 )
 def unext_s(task: TaskShape, *, widths: Sequence[int] = SMALL) -> nn.Module:
     """Build UNeXt-S, as `unext` with its own widths."""
-    return _unext(task, tuple(widths))
+    return unext(task, widths=widths)
