@@ -1,6 +1,7 @@
 """SAM-UNet: prompts change the answer, the ViT stays frozen, weights of Segment Anything fit smaller images."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,10 +61,33 @@ def test_weights_of_segment_anything_fit_other_sizes_and_channels() -> None:
     assert fitted["encoder.vit.patch_embed.proj.weight"].unique() == 3  # the three colours add up
 
 
+def small(**options: Any) -> torch.nn.Module:
+    """Return a SAM-UNet with a narrow ViT for 32 x 32 images of 3 channels."""
+    torch.manual_seed(0)
+    return create_model("sam_unet", in_channels=3, patch_size=(32, 32), resnet="resnet34", hidden=64, **options)
+
+
+def test_prompts_change_the_answer_and_all_but_the_vit_learns() -> None:
+    model, image = small().train(), torch.randn(2, 3, 32, 32)
+    box = torch.tensor([[0.0, 0.0, 31.0, 31.0]]).expand(2, 4)
+    whole = model(image, boxes=box)
+    assert whole.shape == (2, 2, 32, 32)
+    whole.square().mean().backward()
+    silent = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
+    unused = ("encoder.vit.", "prompts.kinds.0", "prompts.kinds.1", "prompts.filler", "prompts.mask.")
+    assert {name for name in silent if not name.startswith(unused)} == set()
+    with torch.no_grad():
+        model.eval()
+        torch.testing.assert_close(model(image), model(image, boxes=box))  # no prompt: the whole image
+        assert not torch.allclose(model(image), model(image, boxes=box / 2))
+        assert not torch.allclose(model(image), model(image, points=box[:, None, :2], labels=torch.ones(2, 1)))
+        assert not torch.allclose(model(image), model(image, masks=torch.ones(2, 1, 8, 8)))
+
+
 def test_weights_come_from_a_local_file(tmp_path: Path) -> None:
     file = tmp_path / "sam.safetensors"
     save_file({"image_encoder.sam_img_encoder.neck.1.bias": torch.full((256,), 5.0)}, file)
-    model = create_model("sam_unet", in_channels=3, patch_size=(32, 32), resnet="resnet34", weights=str(file))
+    model = small(weights=str(file))
     assert (model.encoder.vit.neck[1].bias == 5).all()
     assert not any(p.requires_grad for p in model.encoder.vit.parameters())
     assert all(p.requires_grad for p in model.decoder.parameters())
@@ -74,6 +98,7 @@ def test_weights_come_from_a_local_file(tmp_path: Path) -> None:
     [
         ({"vit": "samvit_bas_patch16"}, "did you mean"),
         ({"resnet": "resnet51"}, "resnet50"),
+        ({"hidden": 100}, "hidden=100: give a multiple of 64"),
         ({"weights": "a.safetensors", "pretrained": True}, "contradict"),
         ({"weights": "a.pth"}, "give a .safetensors or .npz file"),
     ],

@@ -22,6 +22,7 @@ from unetkit.types import TaskShape
 PATCH = 16
 CHANNELS = 256
 FINE = CHANNELS // 8
+HEAD = 64
 FLAT = Layers(2)
 VITS = {name: f"{name}.sa1b" for name in ("samvit_base_patch16", "samvit_large_patch16", "samvit_huge_patch16")}
 """The networks of timm that may be the frozen encoder, and the tags of their weights."""
@@ -160,19 +161,21 @@ def sam_unet(
     *,
     vit: str = "samvit_base_patch16",
     resnet: str = "resnet50",
+    hidden: int | None = None,
     frozen: bool = True,
     weights: str | None = None,
     pretrained: bool = False,
 ) -> nn.Module:
     """Build SAM-UNet with an encoder of VITS, `frozen` or not, and one of RESNETS.
 
-    `weights` is a .safetensors or .npz file of SAM-UNet, of Segment Anything or of timm's ViT; `pretrained` takes both
-    encoders from timm. Positions and relative tables are resized to the patch size. Raises ModelError for other names.
+    `hidden` makes the ViT another width than its own, in heads of 64, for weights of one's own. `weights` is a
+    .safetensors or .npz file of SAM-UNet, of Segment Anything or of timm's ViT; `pretrained` takes both encoders from
+    timm. Positions and relative tables are resized to the patch size. Raises ModelError for other names and widths.
     """
     tag = choose(VITS, vit, "vit")
     state = source_weights(weights, pretrained, tag)
     beside = TimmEncoder(choose(RESNETS, resnet, "resnet"), task.in_channels, pretrained=pretrained)
-    encoder = SamEncoder(_vit(vit, task), beside)
+    encoder = SamEncoder(_vit(vit, task, hidden), beside)
     grid = tuple(n // PATCH for n in task.patch_size)
     model = SamUnet(encoder, PromptEncoder(CHANNELS, task.patch_size, grid), MaskDecoder(task.num_classes))
     if state is not None:
@@ -181,9 +184,13 @@ def sam_unet(
     return model
 
 
-def _vit(name: str, task: TaskShape) -> nn.Module:
+def _vit(name: str, task: TaskShape, hidden: int | None) -> nn.Module:
     import timm  # slow to import, and only needed here
 
+    if hidden is not None and (hidden < HEAD or hidden % HEAD):
+        raise ModelError(f"hidden={hidden}: give a multiple of {HEAD}, the width of a head")
+    width = {} if hidden is None else {"embed_dim": hidden, "num_heads": hidden // HEAD}
     # timm's own eps is not SAM's
     norm = partial(nn.LayerNorm, eps=1e-6)
-    return timm.create_model(name, img_size=task.patch_size, in_chans=task.in_channels, num_classes=0, norm_layer=norm)
+    own = {"img_size": task.patch_size, "in_chans": task.in_channels, "num_classes": 0, "norm_layer": norm}
+    return timm.create_model(name, **own, **width)
