@@ -32,8 +32,11 @@ def trainable(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def flops(network: nn.Module, shape: Sequence[int]) -> int:
-    """Return the operations of a forward pass in evaluation on an input of this shape [B, C, *S]."""
+def flops(network: nn.Module, shape: Sequence[int], *, scans: bool = True) -> int:
+    """Return the operations of a forward pass in evaluation on an input of this shape [B, C, *S].
+
+    Without `scans` those of recurrent operators are left out, as counts in papers do.
+    """
     learned = [p for p in network.parameters() if p.requires_grad]
     try:
         # The counter asks tensors for their gradients' functions, which views of parameters lack without gradients.
@@ -43,7 +46,8 @@ def flops(network: nn.Module, shape: Sequence[int]) -> int:
     finally:
         for parameter in learned:
             parameter.requires_grad_(True)
-    return int(counter.get_total_flops())
+    counted = counter.get_flop_counts()["Global"]
+    return sum(int(n) for operator, n in counted.items() if scans or not str(operator).startswith("unetkit."))
 
 
 def kept_bytes(network: nn.Module, shape: Sequence[int]) -> int:

@@ -25,6 +25,7 @@ VERBS = {
     "train": "train, validate on whole cases, report: `unetkit train recipe=quickstart train.epochs=50`",
     "predict": "files or folders to label maps: `unetkit predict run=runs/x input=ct.nii.gz output=out`",
     "evaluate": "metrics per case and class: `unetkit evaluate predictions=FOLDER references=FOLDER`",
+    "bench": "many models on many data sets: `unetkit bench recipe=FILE.yaml`; what they cost: `unetkit bench cost`",
 }
 
 

@@ -233,3 +233,10 @@ def _evaluate_depths(args: EvaluateWords, settings: dict[str, dict[str, Any]], p
 def _of_case(case: str, error: str) -> str:
     """Name the case in front of what is wrong with it, once."""
     return error if error.startswith(f"case {case}:") else f"case {case}: {error}"
+
+
+def run_bench(words: list[str]) -> Outcome:
+    """Run a benchmark and go on with it, or tell what networks cost."""
+    from unetkit.cli.benching import bench
+
+    return bench(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from unetkit.errors import RecipeError, nearest
@@ -21,9 +22,17 @@ def recipes_folder() -> Path:
     raise RecipeError("the recipes of unetkit are missing from this installation; install it again with pip")
 
 
+_BENCH = "bench_"
+
+
 def list_recipes() -> dict[str, Path]:
-    """Return the recipes that come with unetkit, by name."""
-    return {path.stem: path for path in sorted(recipes_folder().rglob("*.yaml"))}
+    """Return the recipes of trainings that come with unetkit, by name."""
+    return {name: path for name, path in _shipped().items() if not name.startswith(_BENCH)}
+
+
+def list_benches() -> dict[str, Path]:
+    """Return the recipes of benchmarks that come with unetkit, by name."""
+    return {name: path for name, path in _shipped().items() if name.startswith(_BENCH)}
 
 
 def find_recipe(name: str) -> Path:
@@ -31,12 +40,24 @@ def find_recipe(name: str) -> Path:
 
     Raises RecipeError with the nearest name if there is none.
     """
+    return _find(name, list_recipes())
+
+
+def find_bench(name: str) -> Path:
+    """Return the file of a benchmark's recipe, as `find_recipe` does."""
+    return _find(name, list_benches())
+
+
+def _shipped() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(recipes_folder().rglob("*.yaml"))}
+
+
+def _find(name: str, known: Mapping[str, Path]) -> Path:
     if name.endswith((".yaml", ".yml")):
         path = Path(os.path.expanduser(name))
         if not path.is_file():
             raise RecipeError(f"recipe={name}: there is no such file")
         return path
-    known = list_recipes()
     if name not in known:
         raise RecipeError(f"recipe={name}: no such recipe{nearest(name, known)}; there are {', '.join(known)}")
     return known[name]

@@ -74,7 +74,7 @@ def resolve(words: Iterable[str] = (), recipe: str | None = None) -> Resolved:
         raise _refusal([*faults, str(error)]) from error
     # A word may give a whole section: train.optimizer={name: adamw} settles the origin of the keys within.
     origins |= dict.fromkeys(_whole_keys(flatten(over)), "command line")
-    return Resolved(_check(_merge(tree, over), faults), origins, None if name is None else str(name))
+    return Resolved(_check(merged(tree, over), faults), origins, None if name is None else str(name))
 
 
 def recipe_from_json(tree: Tree) -> Recipe:
@@ -96,7 +96,7 @@ def resumed(recipe: Recipe, changes: Mapping[str, Any], free: Sequence[str] = FR
     if not changes:
         return recipe
     tree = json.loads(recipe.model_dump_json())
-    return recipe_from_json(_merge(tree, nest(dict(changes))))
+    return recipe_from_json(merged(tree, nest(dict(changes))))
 
 
 def _read_file(path: Path, where: str) -> Tree:
@@ -114,14 +114,15 @@ def _mapping(tree: Any, where: str) -> Tree:
     return tree
 
 
-def _merge(below: Tree, above: Tree, prefix: str = "") -> Tree:
-    merged = dict(below)
+def merged(below: Tree, above: Tree, prefix: str = "") -> Tree:
+    """Return keys with others over them, section by section."""
+    found = dict(below)
     for key, value in above.items():
-        inner = merged.get(key)
+        inner = found.get(key)
         if isinstance(value, dict) and isinstance(inner, dict) and f"{prefix}{key}" not in _WHOLE:
-            value = _merge(inner, value, f"{prefix}{key}.")
-        merged[key] = value
-    return merged
+            value = merged(inner, value, f"{prefix}{key}.")
+        found[key] = value
+    return found
 
 
 def _whole_keys(flat: dict[str, Any]) -> list[str]:

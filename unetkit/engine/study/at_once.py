@@ -80,12 +80,12 @@ def _note(schedule: Schedule, child: _Child) -> None:
         schedule.finish(child.node)
         return
     code, file = child.process.returncode, schedule.folder.of(child.node) / OUTPUT
-    reason = _last_words(file) if code == 2 else ""
+    reason = last_words(file) if code == 2 else ""
     ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     schedule.fail(child.node, reason or f"its process {ended}; see {file}")
 
 
-def _last_words(file: Path) -> str:
+def last_words(file: Path) -> str:
     """Return the error of the JSON document that a refused command ends with."""
     with suppress(OSError, ValueError, KeyError, IndexError, TypeError):
         return str(json.loads(_tail(file)[-1])["error"])

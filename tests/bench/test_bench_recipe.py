@@ -1,0 +1,82 @@
+"""What a benchmark's recipe says of each job, and what it refuses."""
+
+import pytest
+
+from unetkit.errors import RecipeError
+from unetkit.recipe.bench import checked_bench, jobs_of, labelled, read_bench
+
+TREE = {
+    "models": ["unet", {"name": "unet", "widths": [4, 8]}, {"name": "unetpp", "label": "nested"}],
+    "datasets": {"cells": {"data": {"dataset": "phantom2d"}}, "own": {"data": {"root": "kvasir"}}},
+    "seeds": [3, 5],
+    "budget": {"steps": 100},
+}
+
+
+def bench(**changed):
+    return checked_bench({**TREE, **changed})
+
+
+def test_every_model_meets_every_data_set_and_seed():
+    jobs = list(jobs_of(bench()))
+    assert len({job.name for job in jobs}) == len(jobs) == 3 * 2 * 2
+    # a seed is complete before the next begins
+    assert [job.seed for job in jobs] == [3] * 6 + [5] * 6
+    assert {job.recipe.seed for job in jobs if job.seed == 5} == {5}
+    assert list(labelled(bench())) == ["unet", "unet+widths-4-8", "nested"]
+
+
+def test_the_budget_is_the_same_for_all_and_validates_as_often_as_asked():
+    for job in jobs_of(bench(budget={"steps": 100, "validations": 4, "minutes": 2})):
+        train = job.recipe.train
+        assert train.epochs * train.steps_per_epoch == 100
+        assert train.epochs // train.validate_every == 4
+        assert train.max_minutes == 2
+
+
+def test_keys_of_one_model_go_before_those_of_all_and_relative_roots_lie_below_data_root():
+    told = bench(
+        recipe={"train": {"optimizer": {"lr": 0.1}}},
+        per_model={"nested": {"train": {"optimizer": {"lr": 0.2}}}},
+        data_root="somewhere",
+    )
+    rates = {job.model: job.recipe.train.optimizer.lr for job in jobs_of(told)}
+    assert rates == {"unet": 0.1, "unet+widths-4-8": 0.1, "nested": 0.2}
+    assert {job.recipe.data.root for job in jobs_of(told)} == {None, "somewhere/kvasir"}
+
+
+def test_other_data_are_tested_by_the_networks_of_their_source():
+    told = bench(zero_shot={"far": {"source": "cells", "data": {"root": "far"}}}, data_root="in")
+    assert {job.dataset for job in jobs_of(told) if job.transfers} == {"cells"}
+    assert next(job.transfers for job in jobs_of(told) if job.transfers) == {"far": {"root": "in/far"}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"models": ["unet", "unet"]}, "'unet' stands twice"),
+        ({"models": ["unett"]}, "did you mean 'unet'"),
+        ({"models": [{"name": "unet", "label": "a/b"}]}, "name of a folder"),
+        ({"seeds": [1, 1]}, "hold one twice"),
+        ({"budget": {}}, "give steps=NUMBER, minutes=NUMBER"),
+        ({"recipe": {"train": {"epochs": 5}}}, "train.epochs is decided by budget"),
+        ({"recipe": {"seed": 5}}, "seed is decided by the benchmark"),
+        ({"per_model": {"unat": {}}}, "did you mean 'unet'"),
+        ({"zero_shot": {"x": {"source": "cell", "data": {}}}}, "did you mean 'cells'"),
+        ({"recipe": {"trian": {}}}, "unet on cells: unknown key 'trian'"),
+        ({"datsets": {}}, "datsets"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(changed, said):
+    with pytest.raises(RecipeError, match=said):
+        list(jobs_of(bench(**changed)))
+
+
+def test_a_file_is_read_with_words_over_it(tmp_path):
+    (tmp_path / "mine.yaml").write_text("models: [unet]\ndatasets: {a: {data: {root: x}}}\nbudget: {steps: 10}\n")
+    found, name = read_bench([f"recipe={tmp_path / 'mine.yaml'}", "seeds=[7]", "budget.steps=20"])
+    assert (name, found.seeds, found.budget.steps) == ("mine", [7], 20)
+    with pytest.raises(RecipeError, match="give recipe=NAME of a benchmark"):
+        read_bench([])
+    with pytest.raises(RecipeError, match="no such file"):
+        read_bench(["recipe=none.yaml"])

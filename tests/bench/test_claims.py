@@ -1,0 +1,57 @@
+"""One job is in one pair of hands, and in others' once those have gone."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from unetkit.bench.claims import CLAIM, claim, held
+
+
+def maker(place, host, pid, age=0):
+    place.mkdir(exist_ok=True)
+    path = place / CLAIM
+    path.write_text(json.dumps({"host": host, "pid": pid}))
+    then = path.stat().st_mtime - age
+    os.utime(path, (then, then))
+
+
+def gone():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_one_of_many_gets_a_job(tmp_path):
+    with ThreadPoolExecutor(16) as pool:
+        won = [own for own in pool.map(lambda _: claim(tmp_path / "job"), range(64)) if own]
+    assert len(won) == 1
+    assert held(tmp_path / "job")
+    won[0].release()
+    assert not held(tmp_path / "job")
+    assert claim(tmp_path / "job") is not None
+
+
+def test_a_job_of_a_process_that_has_gone_is_taken_over_by_one(tmp_path):
+    maker(tmp_path / "job", socket.gethostname(), gone())
+    assert not held(tmp_path / "job")
+    with ThreadPoolExecutor(16) as pool:
+        won = [own for own in pool.map(lambda _: claim(tmp_path / "job"), range(64)) if own]
+    assert len(won) == 1
+
+
+def test_another_machine_keeps_its_job_while_it_renews_the_claim(tmp_path):
+    maker(tmp_path / "job", "elsewhere", 1, age=300)
+    assert claim(tmp_path / "job") is None
+    maker(tmp_path / "job", "elsewhere", 1, age=700)
+    assert claim(tmp_path / "job") is not None
+
+
+def test_half_a_claim_holds_for_a_while(tmp_path):
+    (tmp_path / CLAIM).write_text('{"host')
+    assert held(tmp_path)
+    old = (tmp_path / CLAIM).stat().st_mtime - 700
+    os.utime(tmp_path / CLAIM, (old, old))
+    assert not held(tmp_path)

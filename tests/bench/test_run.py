@@ -1,0 +1,122 @@
+"""A benchmark is run, killed, gone on with and put into tables, through the command line."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from unetkit.bench.folder import DONE, WAITING, open_bench, read_bench_folder
+from unetkit.cli import main
+from unetkit.errors import CheckpointError, RecipeError
+from unetkit.recipe.bench import checked_bench
+
+CELLS = {"data": {"dataset": "phantom2d", "cases": 4, "generator": {"size": [32, 32]}, "patch_size": [32, 32]}}
+
+
+def tree(tmp_path, **changed):
+    return {
+        "models": [{"name": "unet", "widths": [4, 8], "label": "tiny"}, {"name": "unext_s", "label": "other"}],
+        "datasets": {"cells": CELLS},
+        "seeds": [0],
+        "budget": {"steps": 4, "validations": 1},
+        "recipe": {"train": {"workers": 0, "batch_size": 2, "augment": {"preset": "none"}}},
+        "output": str(tmp_path),
+        **changed,
+    }
+
+
+def recipe_file(tmp_path, **changed):
+    path = tmp_path / "small.yaml"
+    path.write_text(json.dumps(tree(tmp_path, **changed)))
+    return path
+
+
+def told(capsys, *words):
+    code = main(["bench", *words, "--json"])
+    return code, json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # generated data are kept below the user's home
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def test_a_killed_benchmark_goes_on_and_no_job_is_lost_or_done_twice(home, capsys):
+    path = recipe_file(home, models=[*tree(home)["models"], {"name": "unext_s", "label": "broken", "widths": [1, 2]}])
+    child = subprocess.Popen(
+        [sys.executable, "-m", "unetkit", "bench", f"recipe={path}"], stderr=subprocess.DEVNULL, env=dict(os.environ)
+    )
+    folder, waited = None, time.monotonic() + 120
+    while time.monotonic() < waited:
+        if (home / "small" / "bench.json").exists():
+            folder = folder or read_bench_folder(home / "small")
+            if folder.state(folder.jobs[0]) == DONE and folder.jobs[1:]:
+                break
+        time.sleep(0.1)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert folder is not None
+    first = folder.of(folder.jobs[0]) / "result.json"
+    written = first.stat().st_mtime_ns
+
+    code, document = told(capsys, f"run={home / 'small'}")
+    assert first.stat().st_mtime_ns == written
+    assert (code, document["jobs"]) == (2, {"done": 2, "failed": 1})
+    rows = rows_of(home / "small" / "results.csv")
+    assert [(row["model"], row["state"]) for row in rows] == [
+        ("tiny", "done"),
+        ("other", "done"),
+        ("broken", "failed"),
+    ]
+    assert "widths" in rows[2]["reason"]
+    assert float(rows[0]["params_m"]) * 1e6 == pytest.approx(int(float(rows[0]["params_m"]) * 1e6 + 0.5))
+    # every metric of every class of each test case
+    cases = rows_of(home / "small" / "cases.csv")
+    tested = json.loads(first.read_text())["scores"]["cases"]
+    assert {row["case"] for row in cases if row["model"] == "tiny"} == set(tested)
+    split = json.loads((first.parent / "run" / "split.json").read_text())
+    assert set(tested) == set(split["test"])
+
+
+def test_more_jobs_may_join_a_benchmark_and_done_ones_must_mean_the_same(home):
+    folder = open_bench(checked_bench(tree(home)), "mine")
+    folder.write_result(folder.jobs[0], {"model": "tiny"})
+    more = open_bench(checked_bench(tree(home, seeds=[0, 1])), "mine")
+    assert [more.state(job) for job in more.jobs] == [DONE, WAITING, WAITING, WAITING]
+    with pytest.raises(RecipeError, match="holds a result of cells/tiny/seed_0, which would now be trained by other"):
+        open_bench(checked_bench(tree(home, budget={"steps": 8})), "mine")
+    with pytest.raises(RecipeError, match="which is not asked for now"):
+        open_bench(checked_bench(tree(home, seeds=[1])), "mine")
+    with pytest.raises(RecipeError, match="begun with protocol=held_out"):
+        open_bench(checked_bench(tree(home, protocol="ubench")), "mine")
+
+
+def test_a_folder_that_is_no_benchmark_and_a_job_that_is_none_are_named(home, capsys):
+    with pytest.raises(CheckpointError, match="this is no benchmark"):
+        read_bench_folder(home)
+    folder = open_bench(checked_bench(tree(home)), "mine")
+    code, document = told(capsys, f"run={folder.path}", "job=cells/tiny/seed_9")
+    assert code == 2
+    assert "no such job" in document["error"]
+    assert told(capsys, "costs")[1]["error"].endswith("(did you mean 'cost'?)")
+
+
+def test_costs_are_told_as_a_table_and_written(home, capsys):
+    output = home / "cost.csv"
+    code, document = told(capsys, "cost", "size=[64,64]", "models=[unext_s, ritnet]", f"output={output}")
+    assert code == 0
+    assert [row["name"] for row in document["rows"]] == ["unext_s", "ritnet"]
+    assert float(rows_of(output)[0]["gflops"]) == pytest.approx(document["rows"][0]["gflops"])
+    assert told(capsys, "cost", "models=[nounet]")[0] == 2

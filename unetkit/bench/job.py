@@ -1,0 +1,98 @@
+"""One job of a benchmark: train, choose on validation, test once, and note everything that a table may ask for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unetkit.bench.folder import DONE, BenchFolder
+from unetkit.bench.operations import trainable, without_content
+from unetkit.checkpoint import versions
+from unetkit.engine.log import read_log
+from unetkit.engine.result import machine
+from unetkit.engine.train import train
+from unetkit.errors import RecipeError
+from unetkit.evaluation import Evaluation, cases_of_run, evaluate_run
+from unetkit.infer.device import pick_device
+from unetkit.infer.network import build_network
+from unetkit.plan.plan import Plan
+from unetkit.recipe.bench import BenchJob
+
+RUN = "run"
+_LAST_WRITTEN = "report.html"
+_STARTS = ("pretrained", "weights")
+
+
+def run_job(folder: BenchFolder, job: BenchJob, device: str = "auto", *, shown: bool = False) -> dict[str, Any]:
+    """Do a job from where it stands, and write and return its result; nothing is done for one that has a result.
+
+    Raises a UnetkitError as `train` and `evaluate_run` do.
+    """
+    run = folder.of(job) / RUN
+    if folder.state(job) == DONE:
+        return folder.result(job)
+    _trained(job, run, device, shown)
+    if folder.bench.protocol == "ubench":
+        scored, side = json.loads((run / "metrics.json").read_text(encoding="utf-8")), "val"
+    else:
+        scored, side = _tested(evaluate_run(run, "test", {}, device=device)), "test"
+    groups = {case.id: case.group for case in cases_of_run(run, side, {}) if case.group is not None}
+    moved = {
+        name: _tested(evaluate_run(run, "test", {"data": data}, device=device)) for name, data in job.transfers.items()
+    }
+    result = {**about(job, run, device), "split": side, "groups": groups, "scores": scored, "zero_shot": moved}
+    folder.write_result(job, result)
+    return result
+
+
+def about(job: BenchJob, run: Path, device: str) -> dict[str, Any]:
+    """Return what a job was and took: names, start, steps, seconds, parameters, plan, machine and versions."""
+    plan = Plan.from_json(json.loads((run / "plan.json").read_text(encoding="utf-8")))
+    log = read_log(run / "log.jsonl")
+    network = without_content(lambda: build_network(job.recipe, plan, start=False))
+    return {
+        "model": job.model,
+        "dataset": job.dataset,
+        "seed": job.seed,
+        "network": job.recipe.model.model_dump(mode="json"),
+        "pretrained": starts_trained(job),
+        "params_m": trainable(network) / 1e6,
+        "patch_size": list(plan.patch_size),
+        "in_channels": plan.task.in_channels,
+        "num_classes": plan.task.num_classes,
+        "steps": max((record["step"] for record in log), default=0),
+        "train_seconds": max((record.get("seconds", 0.0) for record in log), default=0.0),
+        "machine": machine(pick_device(device)),
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def starts_trained(job: BenchJob) -> bool:
+    """Tell whether a job's network starts from weights that were trained on other images."""
+    options = job.recipe.model.options
+    return job.recipe.train.init is not None or any(options.get(key) for key in _STARTS)
+
+
+def _trained(job: BenchJob, run: Path, device: str, shown: bool) -> None:
+    if (run / _LAST_WRITTEN).is_file():
+        return
+    if (run / "recipe.yaml").is_file():
+        train(resume=run, progress=shown, changes={"train.device": device})
+        return
+    # What a killed process began to write and cannot be gone on with.
+    shutil.rmtree(run, ignore_errors=True)
+    settings = job.recipe.train.model_copy(update={"device": device})
+    recipe = job.recipe.model_copy(update={"output": str(run.parent), "name": run.name, "train": settings})
+    if recipe.data.split.fold == "all":
+        raise RecipeError("data.split.fold=all: a job of a benchmark is one training; name the folds as data sets")
+    train(recipe, progress=shown)
+
+
+def _tested(evaluation: Evaluation) -> dict[str, Any]:
+    tree = evaluation.to_json()
+    return {key: tree[key] for key in ("dice", "per_class", "cases", "failures", "definitions")}

@@ -1,0 +1,211 @@
+"""Benchmarks: which models on which data sets with which seeds, and what each job of one trains by."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from unetkit.errors import RecipeError, nearest
+from unetkit.recipe.faults import explain_faults
+from unetkit.recipe.find import find_bench
+from unetkit.recipe.merge import merged, recipe_from_json
+from unetkit.recipe.schema import Recipe
+from unetkit.recipe.section import Positive, PositiveFloat, Section
+from unetkit.recipe.words import Tree, nest, parse_words, read_yaml
+
+_SETTLED = ("seed", "output", "name", "task", "description")
+"""Keys of a recipe that the benchmark decides for each job."""
+_BUDGETED = ("epochs", "steps_per_epoch", "max_minutes", "patience", "select")
+_LABEL = re.compile(r"[\w.+-]+")
+# An epoch of so many steps, so that validation and learning rate move on at the same steps for every model.
+_EPOCHS = 50
+
+
+class Budget(Section):
+    """What every job may spend on training: so many steps, or so many minutes."""
+
+    steps: Positive | None = Field(None, description="steps of the optimiser")
+    minutes: PositiveFloat | None = Field(None, description="wall-clock time; the learning rate follows `steps`")
+    validations: Positive = Field(5, description="how often the validation part is scored, to choose the checkpoint")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Budget:
+        if self.steps is None and self.minutes is None:
+            raise ValueError("give steps=NUMBER, minutes=NUMBER, or both: whichever comes first ends a job")
+        return self
+
+
+class Transfer(Section):
+    """Another data set that the networks of one are tested on as they are (zero-shot)."""
+
+    source: str = Field(description="the data set of the benchmark whose networks are tested")
+    data: Tree = Field(description="keys of a recipe's section data: where the other one lies")
+
+
+class BenchRecipe(Section):
+    """Everything a benchmark depends on besides the data."""
+
+    description: str = Field("", description="one line about it")
+    name: str | None = Field(None, description="name of the benchmark's folder; without it that of the recipe")
+    output: str = Field("benches", description="folder that receives the benchmark's folder")
+    data_root: str | None = Field(None, description="folder in which relative data.root of the data sets lie")
+    models: Annotated[list[str | Tree], Field(min_length=1)] = Field(
+        description="names, or sections `model` of a recipe: {name: unetpp, encoder: resnet18}; `label` names a variant"
+    )
+    datasets: Annotated[dict[str, Tree], Field(min_length=1)] = Field(
+        description="name -> keys of a recipe that hold for this data set, data.root or data.dataset among them"
+    )
+    seeds: Annotated[list[int], Field(min_length=1)] = Field([0, 1, 2], description="a training of each model for each")
+    budget: Budget
+    recipe: Tree = Field({}, description="keys of a recipe that hold for all jobs")
+    per_model: dict[str, Tree] = Field({}, description="label of a model -> keys of a recipe that hold for it alone")
+    zero_shot: dict[str, Transfer] = Field({}, description="name -> another data set and whose networks it tests")
+    protocol: Literal["held_out", "ubench"] = Field(
+        "held_out",
+        description="held_out: choose the checkpoint on validation, score the test part once; ubench: as U-Bench, "
+        "choose and score on the same part, which flatters every model",
+    )
+    anchors: str = Field("cohort", description="of the U-Score: cohort, or ubench:DATASET")
+    jobs: Positive = Field(1, description="jobs at once on this machine")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> BenchRecipe:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} hold one twice; a seed is a training of its own")
+        for name, transfer in self.zero_shot.items():
+            if transfer.source not in self.datasets:
+                raise ValueError(
+                    f"zero_shot.{name}.source={transfer.source} is no data set of this benchmark"
+                    f"{nearest(transfer.source, self.datasets)}; there are {', '.join(self.datasets)}"
+                )
+        return self
+
+
+@dataclass(frozen=True)
+class BenchJob:
+    """One training and its test: `recipe` is what `unetkit train` would take, `transfers` the other data to test."""
+
+    model: str
+    dataset: str
+    seed: int
+    recipe: Recipe
+    transfers: Mapping[str, Tree]
+
+    @property
+    def name(self) -> str:
+        """Return where the job lies below the benchmark's folder."""
+        return f"{self.dataset}/{self.model}/seed_{self.seed}"
+
+
+def read_bench(words: Iterable[str]) -> tuple[BenchRecipe, str]:
+    """Read a benchmark's recipe (`recipe=NAME` or a path) with `key=value` words over it, and return it with its name.
+
+    Raises RecipeError that lists all faults at once, those of every job's recipe among them.
+    """
+    values, faults = parse_words(words)
+    name = values.pop("recipe", None)
+    if name is None:
+        raise RecipeError("give recipe=NAME of a benchmark, or recipe=FILE.yaml; `unetkit list benches` names them")
+    path = find_bench(str(name))
+    where = f"recipe {path.stem}"
+    tree = read_yaml(path.read_text(encoding="utf-8"), where)
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{where}: expected keys such as models, datasets, seeds and budget")
+    bench = checked_bench(merged(tree, nest(values)), faults)
+    list(jobs_of(bench))  # their faults now, not after hours
+    return bench, bench.name or path.stem
+
+
+def checked_bench(tree: Tree, faults: Iterable[str] = ()) -> BenchRecipe:
+    """Check the keys of a benchmark. Raises RecipeError that lists all faults at once."""
+    found = list(faults)
+    try:
+        bench = BenchRecipe.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        found += explain_faults(error, BenchRecipe)
+    if found:
+        raise RecipeError("; ".join(found), found)
+    return bench
+
+
+def jobs_of(bench: BenchRecipe) -> Iterator[BenchJob]:
+    """Yield the jobs, all models with a seed before the next seed, so that whatever is done is a fair comparison.
+
+    Raises RecipeError for a recipe that cannot be, naming model and data set.
+    """
+    models = labelled(bench)
+    if unknown := [label for label in bench.per_model if label not in models]:
+        raise RecipeError(
+            f"per_model.{unknown[0]}: no such model in this benchmark{nearest(unknown[0], models)}; there are "
+            f"{', '.join(models)}"
+        )
+    for seed in bench.seeds:
+        for dataset, own in bench.datasets.items():
+            transfers = {n: _placed(bench, {"data": t.data})["data"] for n, t in bench.zero_shot.items()
+                         if t.source == dataset}  # fmt: skip
+            for label, model in models.items():
+                parts = [bench.recipe, own, bench.per_model.get(label, {}), {"model": model}, _budget(bench)]
+                tree: Tree = {}
+                for part in parts:
+                    tree = merged(tree, part)
+                yield BenchJob(label, dataset, seed, _recipe(bench, tree, seed, f"{label} on {dataset}"), transfers)
+
+
+def labelled(bench: BenchRecipe) -> dict[str, Tree]:
+    """Return the models by label: their own, or the name with the options that differ."""
+    found: dict[str, Tree] = {}
+    for entry in bench.models:
+        model = {"name": entry} if isinstance(entry, str) else dict(entry)
+        label = str(model.pop("label", None) or _named(model))
+        if not _LABEL.fullmatch(label):
+            raise RecipeError(f"models: label '{label}' is the name of a folder; use letters, digits, . _ + -")
+        if label in found:
+            raise RecipeError(f"models: '{label}' stands twice; give one of them a label of its own")
+        found[label] = model
+    return found
+
+
+def _named(model: Tree) -> str:
+    options = [f"{key}-{value}" for key, value in model.items() if key != "name"]
+    return "+".join(re.sub(r"[^\w.]+", "-", part).strip("-") for part in [str(model.get("name", "?")), *options])
+
+
+def _budget(bench: BenchRecipe) -> Tree:
+    """Return the keys by which every job trains equally long."""
+    budget, train = bench.budget, dict[str, Any]()
+    if budget.steps is not None:
+        epochs = max(1, min(_EPOCHS, budget.steps // max(1, budget.validations)))
+        train = {"epochs": epochs, "steps_per_epoch": max(1, budget.steps // epochs)}
+        train["validate_every"] = max(1, epochs // budget.validations)
+    if budget.minutes is not None:
+        train["max_minutes"] = budget.minutes
+    return {"train": train}
+
+
+def _recipe(bench: BenchRecipe, tree: Tree, seed: int, where: str) -> Recipe:
+    faults = [f"{key} is decided by the benchmark" for key in _SETTLED if key in tree]
+    given = (bench.recipe, *bench.datasets.values(), *bench.per_model.values())
+    faults += [
+        f"train.{key} is decided by budget, alike for all" for key in _BUDGETED
+        if any(key in part.get("train", {}) for part in given)
+    ]  # fmt: skip
+    if faults:
+        raise RecipeError(f"{where}: {'; '.join(faults)}; drop it", faults)
+    try:
+        return recipe_from_json({**_placed(bench, tree), "seed": seed})
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}", error.faults) from error
+
+
+def _placed(bench: BenchRecipe, tree: Tree) -> Tree:
+    """Return keys whose data.root, if it is relative, lies below `data_root`."""
+    root = tree.get("data", {}).get("root")
+    if root is None or bench.data_root is None or Path(root).is_absolute():
+        return tree
+    return merged(tree, {"data": {"root": str(Path(bench.data_root).expanduser() / root)}})
