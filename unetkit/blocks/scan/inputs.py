@@ -44,3 +44,27 @@ def working_dtype(*tensors: Tensor | None) -> torch.dtype:
     """Return fp64 if a tensor is fp64, else fp32."""
     double = any(t is not None and t.dtype == torch.float64 for t in tensors)
     return torch.float64 if double else torch.float32
+
+
+class SsdInputs(NamedTuple):
+    """What `ssd` was given."""
+
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    chunk: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What arithmetic and states are in: fp32, or fp64 if an input is."""
+        return working_dtype(*self[:6])
+
+    @property
+    def states(self) -> tuple[int, int, int, int, int]:
+        """Shape of the states kept, those before each chunk: [chunks, B, G, N, H / G * P]."""
+        batch, length, heads, width = self.x.shape
+        groups, states = self.B.shape[2:]
+        return -(-length // self.chunk), batch, groups, states, heads // groups * width

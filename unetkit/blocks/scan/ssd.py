@@ -1,11 +1,15 @@
 """The state space dual of Mamba-2 (SSD, arXiv:2405.21060): one decay per head makes chunks matrix products."""
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import Any
 
-from unetkit.blocks.scan import oracle
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from unetkit.blocks.scan import flops, oracle, torch_ssd
 from unetkit.blocks.scan.backends import choose_backend
+from unetkit.blocks.scan.inputs import SsdInputs
+from unetkit.errors import ModelError, ShapeError
 
 BACKENDS = ("oracle", "torch")
 
@@ -26,39 +30,106 @@ def ssd(
     x [B, L, H, P]; dt [B, L, H], positive (after softplus); A [H], negative; B, C [B, L, G, N], shared by the H / G
     heads of a group; D [H]. `chunk` tokens are done at once, by matrix products; it changes the speed, not the result.
     Returns [B, L, H, P] in the dtype of x; arithmetic and state are fp32 (fp64 if an input is) whatever the autocast.
+    There is no second derivative but by the oracle.
     Raises ShapeError for shapes that do not belong together, ModelError for a backend that is not there.
     """
     backend = choose_backend("ssd", backend, x.device, BACKENDS)
+    given = SsdInputs(x, dt, A, B, C, D, chunk)
+    _check(given)
     if backend == "oracle":
-        return oracle.ssd(x, dt, A, B, C, D).to(x.dtype)
-    dtype, length = x.dtype, x.shape[1]
-    with torch.autocast(x.device.type, enabled=False):
-        x, dt, A, B, C = (t if t.dtype == torch.float64 else t.float() for t in (x, dt, A, B, C))
-        y = _chunked(x, dt, A, B, C, min(chunk, length))
-        y = y if D is None else y + D[:, None] * x
-    return y.to(dtype)
+        return oracle.ssd(*given[:6]).to(x.dtype)
+    # a short input is one chunk, no longer than needed
+    given = given._replace(chunk=min(chunk, x.shape[1]))
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given[:6])
+    return torch.ops.unetkit.ssd(*given, backend, keep)[0]
 
 
-def _chunked(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int) -> Tensor:
-    """The chunked form on fp32 or fp64 tensors."""
-    length, groups = x.shape[1], B.shape[2]
-    gap = -length % chunk
-    x, dt, B, C = (F.pad(t, (0, 0) * (t.ndim - 2) + (0, gap)) if gap else t for t in (x, dt, B, C))
-    x = (x * dt[..., None]).unflatten(1, (-1, chunk)).unflatten(3, (groups, -1))  # [B, M, Q, G, K, P], K heads a group
-    x = x.permute(0, 1, 3, 4, 2, 5)  # [B, M, G, K, Q, P]
-    B, C = (t.unflatten(1, (-1, chunk)).transpose(2, 3)[:, :, :, None] for t in (B, C))  # [B, M, G, 1, Q, N]
-    log = (dt * A).unflatten(1, (-1, chunk)).unflatten(3, (groups, -1)).permute(0, 1, 3, 4, 2)
-    decay = log.cumsum(-1)  # log of what is left, of the state at the chunk's start, at each token
-    late = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).triu(1)
-    # masked before exp: above the diagonal the difference is positive and would overflow
-    within = (decay[..., :, None] - decay[..., None, :]).masked_fill(late, -torch.inf).exp()
-    y = ((C @ B.transpose(-1, -2)) * within) @ x
-    left = (decay[..., -1:] - decay).exp()
-    made = (B * left[..., None]).transpose(-1, -2) @ x  # [B, M, G, K, N, P]
-    h = torch.zeros_like(made[:, 0])
-    starts = []
-    for new, total in zip(made.unbind(1), decay[..., -1, None, None].exp().unbind(1), strict=True):
-        starts.append(h)
-        h = torch.addcmul(new, total, h)
-    y = y + decay.exp()[..., None] * (C @ torch.stack(starts, 1))
-    return y.permute(0, 1, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2)[:, :length]
+def _check(given: SsdInputs) -> None:
+    """Refuse inputs of shapes that do not belong together."""
+    if given.x.ndim != 4 or given.B.ndim != 4:
+        raise ShapeError(
+            f"ssd got x {list(given.x.shape)}, B {list(given.B.shape)}; give x [B, L, H, P] and B [B, L, G, N]"
+        )
+    (batch, length, heads, _), (groups, states) = given.x.shape, given.B.shape[2:]
+    if heads % groups:
+        raise ShapeError(f"ssd got {heads} heads for {groups} groups of B; give a multiple of {groups}")
+    if given.chunk < 1:
+        raise ShapeError(f"ssd got chunks of {given.chunk} tokens; give at least 1")
+    shared = (batch, length, groups, states)
+    wanted = {"dt": (batch, length, heads), "A": (heads,), "B": shared, "C": shared, "D": (heads,)}
+    for name, shape in wanted.items():
+        tensor = getattr(given, name)
+        if tensor is not None and tensor.shape != shape:
+            raise ShapeError(f"ssd got {name} {list(tensor.shape)}; beside its x and B it must be {list(shape)}")
+
+
+_SCHEMA = "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, int chunk, str backend"
+
+
+def _implementation(backend: str) -> Any:
+    """The module with `forward` and `backward` of a backend."""
+    return {"torch": torch_ssd}[backend]
+
+
+@torch.library.custom_op("unetkit::ssd", mutates_args=(), schema=f"{_SCHEMA}, bool keep) -> (Tensor, Tensor)")
+def _ssd(*args: Any) -> tuple[Tensor, Tensor]:
+    *given, backend, keep = args
+    with torch.autocast(given[0].device.type, enabled=False):
+        return _implementation(backend).forward(SsdInputs(*given), keep)
+
+
+@torch.library.custom_op(
+    "unetkit::ssd_backward", mutates_args=(), schema=f"{_SCHEMA}, Tensor grad, Tensor kept) -> Tensor[]"
+)
+def _ssd_backward(*args: Any) -> list[Tensor]:
+    *given, backend, grad, kept = args
+    with torch.autocast(given[0].device.type, enabled=False):
+        return _implementation(backend).backward(SsdInputs(*given), grad, kept)
+
+
+@_ssd.register_fake
+def _(*args: Any) -> tuple[Tensor, Tensor]:
+    given = SsdInputs(*args[:7])
+    kept = given.x.new_empty(given.states if args[8] else 0, dtype=given.dtype)
+    return torch.empty_like(given.x, memory_format=torch.contiguous_format), kept
+
+
+@_ssd_backward.register_fake
+def _(*args: Any) -> list[Tensor]:
+    given = SsdInputs(*args[:7])
+    grads = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in args[:6] if t is not None]
+    return grads if given.D is not None else [*grads, given.x.new_empty(0, dtype=given.dtype)]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:6], output[1])
+    ctx.rest = inputs[6:8]
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    *given, kept = ctx.saved_tensors
+    if grad is None:
+        return (None,) * 9
+    grads = torch.ops.unetkit.ssd_backward(*given, *ctx.rest, grad, kept)
+    return (*(None if t is None else g for t, g in zip(given, grads, strict=True)), None, None, None)
+
+
+def _refuse(*_: Any) -> None:
+    raise ModelError("ssd has no second derivative; use backend='oracle' for one")
+
+
+_ssd.register_autograd(_differentiate, setup_context=_save)
+_ssd_backward.register_autograd(_refuse)
+
+
+@register_flop_formula(torch.ops.unetkit.ssd)
+def _(x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, chunk: int, *_: Any, out_shape: Any) -> int:
+    return flops.ssd_flops(x[0] * x[1], x[2], x[3], B[3], chunk)
+
+
+@register_flop_formula(torch.ops.unetkit.ssd_backward)
+def _(x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, chunk: int, *_: Any, out_shape: Any) -> int:
+    # each product has two more, one for each of its factors; those within chunks are made again
+    return 2 * flops.ssd_flops(x[0] * x[1], x[2], x[3], B[3], chunk)
