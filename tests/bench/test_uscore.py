@@ -42,13 +42,13 @@ def test_alpha_of_one_is_accuracy_alone():
 
 
 def test_a_cohort_of_equal_models_has_anchors_without_span_and_finite_scores():
-    anchors = cohort_anchors([0.5] * 3, [2] * 3, [4] * 3, [50] * 3)
+    anchors = cohort_anchors([(0.5, 2, 4, 50)] * 3)
     assert np.isfinite(u_score(iou=0.5, params_m=2, gmacs=4, fps=50, anchors=anchors))
 
 
 def test_cohort_anchors_are_quantiles_of_the_models():
     models = np.arange(11)
-    anchors = cohort_anchors(models / 10, np.exp(models), np.exp(models), models)
+    anchors = cohort_anchors(np.stack([models / 10, np.exp(models), np.exp(models), models], axis=1))
     assert anchors.iou == pytest.approx((0.1, 0.9))
     assert anchors.log_params == anchors.log_gmacs == pytest.approx((1, 9))
     best = u_score_parts(0.9, np.e, np.e, 9, anchors)

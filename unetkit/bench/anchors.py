@@ -76,25 +76,17 @@ def ubench_anchors(dataset: str) -> Anchors:
     return Anchors(f"ubench:{dataset}", UBENCH_IOU[dataset], (0.39, 4.32), (0.88, 4.20), (24.28, 121.63))
 
 
-def cohort_anchors(
-    iou: Sequence[float],
-    params_m: Sequence[float],
-    gmacs: Sequence[float],
-    fps: Sequence[float],
-    quantiles: Span = (0.1, 0.9),
-    name: str = "cohort",
-) -> Anchors:
-    """Return the anchors that a cohort of models gives itself: quantiles over models, interpolated linearly.
+def cohort_anchors(models: Sequence[Sequence[float]], quantiles: Span = (0.1, 0.9), name: str = "cohort") -> Anchors:
+    """Return the anchors that a cohort gives itself: quantiles over its models, interpolated linearly.
 
+    Each model is (iou, params_m, gmacs, fps), as `u_score` takes them.
     Raises DataError for fewer than two models or values that are not finite.
     """
-    columns = {"iou": iou, "params_m": params_m, "gmacs": gmacs, "fps": fps}
-    spans = {}
-    for key, values in columns.items():
-        given = np.asarray(values, float)
-        if given.size < 2 or not np.isfinite(given).all():
-            raise DataError(f"anchors of a cohort: {key} needs finite values of two models or more, given {given.size}")
-        scale = np.log(given) if key in ("params_m", "gmacs") else given
-        low, high = np.quantile(scale, quantiles)
-        spans[key] = (float(low), float(high))
-    return Anchors(name, spans["iou"], spans["params_m"], spans["gmacs"], spans["fps"])
+    given = np.asarray(models, float)
+    if given.ndim != 2 or given.shape[0] < 2 or given.shape[1] != 4 or not np.isfinite(given).all():
+        raise DataError(
+            f"anchors of a cohort: give finite iou, params_m, gmacs and fps of two models or more: {models}"
+        )
+    given[:, 1:3] = np.log(given[:, 1:3])
+    (iou, params, gmacs, fps) = ((float(low), float(high)) for low, high in np.quantile(given, quantiles, axis=0).T)
+    return Anchors(name, iou, params, gmacs, fps)

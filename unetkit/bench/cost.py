@@ -97,21 +97,27 @@ def cost_rows(
     MACs by thop's rules, `throughput` looks for the best batch. A model that cannot be built is a row with its reason.
     """
     dims = len(setting.size)
-    timer = None if seconds is None else _Timer(setting, seconds, throughput)
+    timer = None if seconds is None else Timer(setting, seconds, throughput)
     for name in names:
-        info = catalog()[name]
-        if dims not in info.dims:
-            continue
-        row: dict[str, Any] = {"name": name, "family": info.family, "year": info.year}
-        size = info.legal_size(setting.size)
-        try:
-            row |= _counted(name, {}, size, setting, thop)
-            if timer is not None:
-                row |= timer.timed(name, {}, size, row["gflops"])
-        except (UnetkitError, RuntimeError) as error:
-            row["note"] = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        yield CostRow(**{"size": size, **row})
-        gc.collect()
+        if dims in catalog()[name].dims:
+            yield cost_row(name, {}, setting, timer, thop)
+            gc.collect()
+
+
+def cost_row(
+    name: str, options: dict[str, Any], setting: Setting, timer: Timer | None = None, thop: bool = False
+) -> CostRow:
+    """Return the cost of one model with options; without a timer it is counted only."""
+    info = catalog()[name]
+    row: dict[str, Any] = {"name": name, "family": info.family, "year": info.year}
+    size = info.fitted(options).legal_size(setting.size)
+    try:
+        row |= _counted(name, options, size, setting, thop)
+        if timer is not None:
+            row |= timer.timed(name, options, size, row["gflops"])
+    except (UnetkitError, RuntimeError) as error:
+        row["note"] = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CostRow(**{"size": size, **row})
 
 
 def build(name: str, options: dict[str, Any], size: Sequence[int], setting: Setting) -> nn.Module:
@@ -148,7 +154,7 @@ def _step_bytes(network: nn.Module, shape: Sequence[int]) -> int:
     return trace_step(network.train(), loss, shape, (shape[0], 1, *shape[2:]), half=None, kept=2).memory
 
 
-class _Timer:
+class Timer:
     """Times networks beside the reference, and leaves out those that would take too long."""
 
     def __init__(self, setting: Setting, seconds: float, throughput: bool) -> None:

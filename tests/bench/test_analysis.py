@@ -1,0 +1,110 @@
+"""From the results of jobs to what may be said of models."""
+
+import numpy as np
+import pytest
+
+from unetkit.bench.analysis import Scores, collect, judge, overall, pareto
+from unetkit.bench.folder import open_bench
+from unetkit.errors import DataError
+from unetkit.recipe.bench import checked_bench
+
+
+def scored(values):
+    return {"cases": {case: {"cell": {"iou": v, "dice": v}} for case, v in values.items()}, "failures": {}}
+
+
+def folder(tmp_path, results, models=("unet", "unetpp"), seeds=(0, 1), **changed):
+    """A benchmark whose jobs came to {model: {seed: {case: IoU}}}."""
+    tree = {
+        "models": list(models),
+        "datasets": {"cells": {"data": {"dataset": "phantom2d"}}},
+        "seeds": list(seeds),
+        "budget": {"steps": 10},
+        "output": str(tmp_path),
+    }
+    found = open_bench(checked_bench({**tree, **changed}), "b")
+    for job in found.jobs:
+        if (values := results.get(job.model, {}).get(job.seed)) is not None:
+            trained = job.model == "unetpp" and "pretrained" in results
+            tree = {"scores": scored(values), "zero_shot": {}, "groups": {"a": "p1", "b": "p1"}, "pretrained": trained}
+            found.write_result(job, tree)
+    return found
+
+
+def test_scores_are_models_by_runs_by_the_cases_that_all_have(tmp_path):
+    results = {
+        "unet": {0: {"a": 0.5, "b": 0.6, "c": 0.7}, 1: {"a": 0.7, "b": 0.6, "c": 0.5}},
+        "unetpp": {0: {"a": 0.9, "b": 0.8}},
+    }
+    found = collect(folder(tmp_path, results), "iou", pretrained=False)["cells"]
+    assert (found.models, found.cases, found.groups, found.dropped) == (("unet", "unetpp"), ("a", "b"), ("p1", "p1"), 1)
+    np.testing.assert_allclose(found.values[0], [[0.5, 0.6], [0.7, 0.6]])
+    assert np.isnan(found.values[1, 1]).all()
+    np.testing.assert_allclose(found.means, [[0.6, 0.6], [0.9, 0.8]])
+
+
+def test_networks_that_start_trained_are_in_a_table_of_their_own(tmp_path):
+    results = {"unet": {0: {"a": 0.5}}, "unetpp": {0: {"a": 0.9}}, "pretrained": {}}
+    bench = folder(tmp_path, results)
+    assert collect(bench, "iou", pretrained=False)["cells"].models == ("unet",)
+    assert collect(bench, "iou", pretrained=True)["cells"].models == ("unetpp",)
+
+
+def test_models_without_a_case_in_common_cannot_be_compared(tmp_path):
+    with pytest.raises(DataError, match="no case that every model was scored on"):
+        collect(folder(tmp_path, {"unet": {0: {"a": 1}}, "unetpp": {0: {"b": 1}}}), "iou", pretrained=False)
+
+
+def scores(means, runs=2, cases=30, spread=0.01):
+    rng = np.random.default_rng(0)
+    values = np.asarray(means)[:, None, None] + spread * rng.standard_normal((len(means), runs, cases))
+    names = tuple(f"m{i}" for i in range(len(means)))
+    ids = tuple(f"c{i}" for i in range(cases))
+    return Scores("cells", "iou", names, ids, ids, values)
+
+
+COSTS = {
+    "m0": {"params_m": 1.0, "gmacs": 2.0, "per_second": 100.0},
+    "m1": {"params_m": 30.0, "gmacs": 50.0, "per_second": 10.0},
+    "m2": {"params_m": 8.0, "gmacs": 9.0, "per_second": None},
+}
+
+
+def test_a_verdict_orders_models_and_says_which_differ():
+    verdict = judge(scores([0.6, 0.8, 0.8]), {})
+    assert set(verdict.order[:2]) == {1, 2}
+    assert verdict.order[2] == 0
+    told = {frozenset((p.first, p.second)): p for p in verdict.pairs}
+    sure, unsure = told[frozenset(("m0", "m1"))], told[frozenset(("m1", "m2"))]
+    assert sure.separable
+    assert sure.p < 0.001
+    assert sure.difference > 0
+    assert sure.false_win < 1e-6
+    assert sure.cases_needed < unsure.cases_needed
+    assert not verdict.u_scores
+
+
+def test_u_scores_are_of_models_whose_costs_and_times_are_known():
+    verdict = judge(scores([0.6, 0.8, 0.8]), COSTS)
+    assert set(verdict.u_scores) == {"m0", "m1"}
+    assert {parts.anchors for parts in verdict.u_scores.values()} == {"cohort"}
+    for model, parts in verdict.u_scores.items():
+        low, high = verdict.bands[model]
+        assert low <= parts.score <= high
+        assert 1 <= verdict.ranks[model][0] <= verdict.ranks[model][1] <= 2
+    frozen = judge(scores([0.6, 0.8, 0.8]), COSTS, "ubench:busi")
+    assert {parts.anchors for parts in frozen.u_scores.values()} == {"ubench:busi"}
+
+
+def test_data_sets_join_by_the_models_that_all_have():
+    first, second = judge(scores([0.6, 0.8, 0.7]), {}), judge(scores([0.5, 0.9]), {})
+    models, draws = overall([first, second])
+    assert models == ("m0", "m1")
+    np.testing.assert_allclose(draws.means, (first.draws.means[:2] + second.draws.means) / 2)
+    assert overall([first]) is None
+
+
+def test_the_pareto_front_holds_what_nothing_beats():
+    # better and cheaper than the second; the last costs as much as the first and is worse
+    assert pareto([0.8, 0.7, 0.9, 0.75], [5, 6, 9, 5]) == [0, 2]
+    assert pareto([0.8, 0.8], [5, 5]) == [0, 1]
