@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from unetkit.data.instances import encode_instances
 from unetkit.errors import ShapeError
 from unetkit.report import overlay, paint_classes, take_picture
 from unetkit.report.figures import panels
-from unetkit.report.overlay import CLASS_COLOURS, ERROR_LEGEND, square_pixels
+from unetkit.report.overlay import CLASS_COLOURS, ERROR_LEGEND, paint_objects, square_pixels
 from unetkit.types import IGNORE, Volume
 
 
@@ -132,3 +133,20 @@ def test_pixels_become_square():
     wide = Volume(np.zeros((1, 3000, 1500), np.uint8), (1.0, 1.0))
     nothing = np.zeros((1, 3000, 1500), np.uint8)
     assert square_pixels(take_picture(wide, nothing, nothing)).image.shape == (1000, 500)
+
+
+def test_objects_are_told_apart_by_colour_and_outline():
+    pred, ref = np.zeros((40, 60), int), np.zeros((40, 60), int)
+    ref[5:15, 5:15], ref[5:15, 15:25], ref[25:35, 40:50] = 7, 3, 9
+    pred[5:15, 5:15], pred[5:15, 16:25], pred[25:35, 5:15] = 1, 2, 4
+    found, truth = paint_objects(np.zeros((40, 60), np.uint8), np.stack((pred, ref)))
+    assert not (truth[10, 10] == truth[10, 20]).all()  # two objects that touch
+    assert not (truth[10, 13] == truth[10, 14]).all()  # with an outline between them
+    assert (found[10, 10] == truth[10, 10]).all()  # and the same colour where they agree
+    assert (found[10, 20] == truth[10, 20]).all()
+    assert (found[30, 10] == 0).all()  # no fill where nothing agrees
+    assert (found[25, 5] == 255).all()
+    image = Volume(np.zeros((1, 40, 60), np.uint8), (1.0, 1.0))
+    encoded = [encode_instances(array, (), "here") for array in (pred, ref)]
+    shown = panels(take_picture(image, *encoded, instances=True), ["cell"])
+    assert list(shown) == ["reference objects", "predicted objects", "agreement and errors"]

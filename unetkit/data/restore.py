@@ -195,6 +195,16 @@ class Writer:
             raise ShapeError(f"slab of logits {tuple(slab.shape)}: the prepared grid after rows is {needed[1:]}")
 
 
+def nearest_labels(labels: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Return labels [L, *P] of the network's grid on the input's, [L, *S]: those of the nearest voxel, or 0 outside."""
+    result = np.zeros((len(labels), *geometry.input_shape), labels.dtype)
+    window = tuple(slice(start, stop) for start, stop in geometry.box)
+    rows = [taps.low for taps in _grid_taps(geometry, linear=False)]
+    view = oriented(result, geometry.axes, geometry.flips)[(slice(None), *window)]
+    view[...] = labels[np.ix_(np.arange(len(labels)), *rows)]
+    return result
+
+
 def _grid_taps(geometry: Geometry, *, linear: bool) -> tuple[Taps, ...]:
     """Return the taps of each prepared axis: linear but for the axis that was resampled apart, or nearest for all."""
     return tuple(

@@ -13,7 +13,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unetkit.engine.distributed import Group
@@ -21,6 +26,8 @@ from unetkit.engine.parallel import Alone, average_statistics
 
 _LEAST = 2**18
 """Parameters of a block that is put together by itself; smaller ones come with the block around them."""
+_METHODS = ("queries", "landmarks")
+"""What losses call of a network in place of its forward pass; parameters have to be put together for these too."""
 
 
 class Shards(Alone):
@@ -41,6 +48,9 @@ class Shards(Alone):
         for p in network.parameters():
             p.data = p.data.contiguous()  # parts are cut along the first axis of memory, whatever the layout was
         _shard(network, self._mesh, root=True)
+        for name in _METHODS:
+            if hasattr(network, name):
+                register_fsdp_forward_method(network, name)
         return network
 
     def exchanging(self, forward: nn.Module, last: bool) -> AbstractContextManager[object]:

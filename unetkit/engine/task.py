@@ -24,6 +24,8 @@ from unetkit.engine.pretrain import check_pretraining
 from unetkit.engine.run_folder import RunFolder, new_run_folder
 from unetkit.engine.state import LAST
 from unetkit.errors import CheckpointError, DataError, RecipeError
+from unetkit.infer.instances import check_instance_settings
+from unetkit.infer.queries import check_flat
 from unetkit.plan.fingerprint import measure
 from unetkit.plan.plan import Plan
 from unetkit.progress import case_bar
@@ -144,6 +146,9 @@ def check_task(recipe: Recipe, preparation: Preparation) -> None:
         check_pretraining(recipe, preparation.plan)
     else:
         build_loss(recipe.train.loss, preparation.plan.labels, learns=info.learns)
+        if info.learns == "queries" and preparation.plan.labels.instances:
+            check_flat(preparation.plan, info.name)
+            check_instance_settings(recipe.infer, preparation.plan.labels, queries=True)
     if recipe.train.deep_supervision is True and not info.deep_supervision:
         raise RecipeError(
             f"train.deep_supervision=true: {info.name} has no lower-resolution outputs; use auto, or another model"

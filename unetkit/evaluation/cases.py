@@ -75,10 +75,10 @@ def _score(predictor: Segmenter, case: Case, tally: Tally, sink: Sink | None) ->
     image, label = read_case(case, tally.labels)
     if label is None:
         raise DataError(f"case {case.id}: has no label to score against; add one, or leave the case out")
-    encoded = predictor.segment(predictor.prepare(image, case.id)).encoded
+    found = predictor.segment(predictor.prepare(image, case.id))
     if sink is not None:
-        sink(case.id, image, encoded)
-    tally.score(case.id, image, encoded, label.data)
+        sink(case.id, image, found.encoded)
+    tally.score(case.id, image, found.encoded, label.data, found.scores)
 
 
 def evaluate_run(

@@ -16,7 +16,16 @@ from unetkit.data.labelscan import scan_labels
 from unetkit.data.splits import make_split
 from unetkit.errors import DataError, UnetkitError
 from unetkit.evaluation.cases import about_dataset, ids_of_side
-from unetkit.evaluation.pairs import LabelMap, Pairs, Side, on_grid_of, open_label, pair_sides, predictions_of
+from unetkit.evaluation.pairs import (
+    LabelMap,
+    Pairs,
+    Side,
+    on_grid_of,
+    open_label,
+    pair_sides,
+    predictions_of,
+    scores_of,
+)
 from unetkit.evaluation.result import Evaluation, require_scores
 from unetkit.evaluation.tally import Tally
 from unetkit.progress import Progress
@@ -99,7 +108,7 @@ def evaluate_dataset(
             pred = on_grid_of(open_label(files[case.id], None, case.id), image, case.id)
             assert ref is not None  # labelled cases only
             encoded = encode(pred.data[0], dataset.labels, f"case {case.id}, prediction", image.spacing)
-            tally.score(case.id, image, encoded, ref.data)
+            tally.score(case.id, image, encoded, ref.data, scores_of(files[case.id], encoded, dataset.labels))
         except UnetkitError as error:
             tally.failures[case.id] = str(error)
         if progress:
@@ -123,7 +132,8 @@ def _evaluate(
             encode(v.data[0], labels, f"case {name}, {w}") for v, w in ((pred, "prediction"), (ref, "reference"))
         )
         # There is no image to show behind the labels; a black one has their grid.
-        tally.score(name, replace(ref, data=np.zeros_like(ref.data, dtype=np.uint8)), one, two)
+        black = replace(ref, data=np.zeros_like(ref.data, dtype=np.uint8))
+        tally.score(name, black, one, two, scores_of(prediction, one, labels))
         if progress:
             progress(number, len(pairs))
     return tally.result({"dataset": f"{len(pairs)} references"})

@@ -13,7 +13,8 @@ from unetkit.data.layouts.found import image_files, shown
 from unetkit.data.layouts.matching import pair_up
 from unetkit.data.volumes import read_volume
 from unetkit.errors import DataError, ShapeError
-from unetkit.types import Case, Volume
+from unetkit.infer.scores import read_scores
+from unetkit.types import Case, Labels, Volume, instance_numbers
 
 LabelMap = str | Path | np.ndarray | Volume
 Side = LabelMap | Mapping[str, LabelMap]
@@ -62,6 +63,16 @@ def open_label(item: LabelMap, spacing: Sequence[float] | None, case: str) -> Vo
     if item.channels != 1:
         raise ShapeError(f"case {case}: a label map has one channel, this Volume has {item.channels}; give that one")
     return item
+
+
+def scores_of(item: LabelMap, encoded: np.ndarray, labels: Labels) -> np.ndarray | None:
+    """Return the scores [N] of the objects of a label map that lie beside its file; None where there are none.
+
+    `encoded` is the map itself. Raises DataError for scores that do not fit it.
+    """
+    if not labels.instances or not isinstance(item, str | Path):
+        return None
+    return read_scores(Path(item), instance_numbers(encoded))
 
 
 def on_grid_of(prediction: Volume, reference: Volume, case: str) -> Volume:

@@ -87,6 +87,9 @@ class Evaluation:
             for name in ("hd95", "nsd", "ap50", "pq", "empty")
             if name in self.definitions
         ]
+        if "ranked_ap" in self.summary:
+            values = " and ".join(_number("ap", self.summary[key]) for key in ("ranked_ap", "ranked_ap50"))
+            lines.append(f"{values}: {self.definitions['ranked_ap']}")
         lines += [f"not scored: {case}: {why}" for case, why in self.failures.items()]
         return "\n".join(lines)
 
@@ -102,9 +105,16 @@ class Evaluation:
             definitions=self.definitions,
             failures=self.failures,
             pictures=self.pictures,
-            facts={"Split": self.about["split"]} if "split" in self.about else {},
+            facts=self._facts(),
             phantom=self.about.get("generated") == "yes",
         )
+
+    def _facts(self) -> dict[str, str]:
+        facts = {"Split": self.about["split"]} if "split" in self.about else {}
+        if "ranked_ap" in self.summary:
+            for name, key in (("Ranked AP", "ranked_ap"), ("Ranked AP50", "ranked_ap50")):
+                facts[name] = _number("ap", self.summary[key])
+        return facts
 
 
 def require_scores(evaluation: Evaluation) -> Evaluation:

@@ -16,6 +16,7 @@ from unetkit.data.labels import decode
 from unetkit.data.layouts.found import image_files
 from unetkit.data.volumes import is_known, known_suffixes, read_images, write_volume
 from unetkit.errors import DataError, UnetkitError
+from unetkit.infer.scores import write_scores
 from unetkit.infer.segmenter import Segmentation, Segmenter
 from unetkit.infer.shortage import REMEDY, explained_shortage
 from unetkit.progress import Progress
@@ -95,7 +96,8 @@ def predict_cases(
     """Predict cases into a folder and return {"done": files, "skipped": files, "failed": [{"case", "error"}]}.
 
     What is there already is skipped unless `overwrite`; a case that fails is named and the others go on. With
-    `probabilities` a .npz with float32 [K, *S] lies beside each label map. `progress` is called with (cases, of all).
+    `probabilities` a .npz with float32 [K, *S] lies beside each label map, and a .json with the scores of objects that
+    have some. `progress` is called with (cases, of all).
     Raises DataError if the folder cannot be written or two cases would share a file, before any work is done.
     """
     jobs = [Job(case, output / f"{case.id}{_written_as(case, segmenter)}") for case in cases]
@@ -256,5 +258,7 @@ def _write(job: Job, image: Volume, found: Segmentation, labels: Labels) -> None
         if found.chances is not None:
             with replacing(job.chances) as temporary:
                 np.savez_compressed(temporary, probabilities=found.chances)
+        if found.scores is not None:
+            write_scores(job.target, found.scores)
         # Last, since its presence says that the case is done.
         write_labels(image, found.encoded, labels, job.target)

@@ -16,23 +16,31 @@ from unetkit.errors import DataError, RecipeError
 from unetkit.recipe.schema import InferSection
 from unetkit.types import Labels
 
-KEYS = ("foreground_threshold", "marker_threshold", "smallest_object")
+WATERSHED = ("marker_threshold",)
+QUERIES = ("query_score", "query_nms")
+KEYS = ("foreground_threshold", "smallest_object", *WATERSHED, *QUERIES)
 """The settings of inference that instances alone read."""
 
 
-def check_instance_settings(settings: InferSection, labels: Labels) -> None:
-    """Raise RecipeError for settings that the labels give no meaning to."""
-    if labels.instances:
-        if settings.restore == "labels":
-            raise RecipeError(
-                "infer.restore=labels: objects are told apart on the image's own grid, from outputs that are "
-                "interpolated; drop it"
-            )
-        return
+def check_instance_settings(settings: InferSection, labels: Labels, queries: bool = False) -> None:
+    """Raise RecipeError for settings that labels and network give no meaning to; `queries`: objects come from them."""
     defaults = InferSection()
-    for key in KEYS:
-        if getattr(settings, key) != getattr(defaults, key):
+    changed = [key for key in KEYS if getattr(settings, key) != getattr(defaults, key)]
+    if not labels.instances:
+        for key in changed:
             raise RecipeError(f"infer.{key} is for instances, these labels are classes; drop it, or train instances")
+        return
+    if settings.restore == "labels":
+        raise RecipeError(
+            "infer.restore=labels: objects are told apart on the image's own grid, from outputs that are "
+            "interpolated; drop it"
+        )
+    for key in changed:
+        if key in (WATERSHED if queries else QUERIES):
+            made = "queries" if queries else "a watershed"
+            raise RecipeError(f"infer.{key} has no use here, where objects come from {made}; drop it")
+    if queries and settings.mirror:
+        raise RecipeError("infer.mirror=true: the queries of mirrored images have no mean; drop it")
 
 
 def foreground(chances: np.ndarray, settings: InferSection) -> np.ndarray:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from unetkit.blocks.inference import InstanceNorm, optimise_for_inference
 from unetkit.checkpoint import load_checkpoint, load_weights
 from unetkit.data.cascade import StageMasks, network_input, open_masks, require_previous
+from unetkit.data.instances import FULL
 from unetkit.data.labels import decode
 from unetkit.data.preprocess import Prepared, preprocess
-from unetkit.data.restore import Band
+from unetkit.data.restore import Band, nearest_labels
 from unetkit.errors import CheckpointError, RecipeError
 from unetkit.infer.device import Compute, check_torch, pick_compute, pick_device
 from unetkit.infer.forward import WindowSettings
@@ -26,6 +27,7 @@ from unetkit.infer.inputs import Image, check_image, image_dims, open_image, ope
 from unetkit.infer.instances import check_instance_settings, foreground, separated
 from unetkit.infer.network import MeanNetwork, StageInput, build_network, pruned
 from unetkit.infer.postprocess import check_rules, postprocess
+from unetkit.infer.queries import cleaned, encoded_objects, find_objects, has_queries, numbered
 from unetkit.infer.segmenter import Segmentation
 from unetkit.infer.shortage import REMEDY, explained_shortage, free_memory
 from unetkit.infer.slabs import choose_layout, segment_slabs
@@ -59,12 +61,13 @@ class Predictor:
 
         `masks`: for a cascade, where cases find the label maps of the earlier stage by their id.
         Raises RecipeError if the settings ask for mirroring where training had none, name unknown classes, or ask
-        for fewer columns of a network that has none.
+        for fewer columns of a network that has none, and if queries of several networks, or in volumes, are asked for.
         """
         if settings.mirror and not plan.mirror_axes:
             raise RecipeError("infer.mirror=true: the network was trained without mirroring; drop it")
         check_rules(settings.postprocess, plan.labels)
-        check_instance_settings(settings, plan.labels)
+        self.queries = has_queries(network, plan)
+        check_instance_settings(settings, plan.labels, self.queries)
         network = pruned(network, settings.depth)
         self.network, self.plan, self.settings, self.compute = network, plan, settings, compute
         self.masks = masks
@@ -167,22 +170,42 @@ class Predictor:
         """
         with explained_shortage(prepared.id, REMEDY), _evaluating(self.network):
             image = network_input(prepared, self.plan)
-            found: Segmentation | None = None
-            objects = self.plan.labels.instances
-            wanted = probabilities or objects
-            with suppress(torch.OutOfMemoryError):
-                found = self._segmented(image.to(self.compute.device), prepared, wanted)
-            # The second try comes after the handler, whose traceback holds the tensors.
-            if found is None:
-                torch.cuda.empty_cache()
-                # Sums in the host's memory, only windows on the GPU.
-                found = self._segmented(image, prepared, wanted)
-            encoded, chances = found.encoded, found.chances
-            if objects and chances is not None:
-                encoded = foreground(chances, self.settings)
-            encoded = postprocess(encoded, self.settings.postprocess, self.plan.labels, prepared.geometry.grid)
-            if objects and chances is not None:
-                encoded = separated(encoded, chances[1], self.settings, f"case {prepared.id}")
+            if self.queries:
+                return self._from_queries(image, prepared, probabilities)
+            return self._from_logits(image, prepared, probabilities)
+
+    def _from_queries(self, image: Tensor, prepared: Prepared, probabilities: bool) -> Segmentation:
+        """Return the objects that queries find; of the chances the foreground is the network's, the distance theirs."""
+        objects = find_objects(self.network, image, self.plan.patch_size, self.settings, self.windows)
+        numbers, scores = numbered(objects, image.shape[1:])
+        numbers = nearest_labels(numbers[None], prepared.geometry)[0]
+        inside = (numbers > 0).astype(np.uint8)[None]
+        inside = postprocess(inside, self.settings.postprocess, self.plan.labels, prepared.geometry.grid)
+        numbers, scores = cleaned(numbers, inside[0] == 1, scores, self.settings.smallest_object)
+        encoded = encoded_objects(numbers, prepared.geometry.input_spacing, f"case {prepared.id}")
+        chances = self._segmented(image, prepared, True).chances if probabilities else None
+        if chances is not None:
+            # of the two logits one is 0, the background's
+            chances = np.stack((chances[1], encoded[1].astype(np.float32) / FULL))
+        return Segmentation(encoded, chances, scores)
+
+    def _from_logits(self, image: Tensor, prepared: Prepared, probabilities: bool) -> Segmentation:
+        found: Segmentation | None = None
+        objects = self.plan.labels.instances
+        wanted = probabilities or objects
+        with suppress(torch.OutOfMemoryError):
+            found = self._segmented(image.to(self.compute.device), prepared, wanted)
+        # The second try comes after the handler, whose traceback holds the tensors.
+        if found is None:
+            torch.cuda.empty_cache()
+            # Sums in the host's memory, only windows on the GPU.
+            found = self._segmented(image, prepared, wanted)
+        encoded, chances = found.encoded, found.chances
+        if objects and chances is not None:
+            encoded = foreground(chances, self.settings)
+        encoded = postprocess(encoded, self.settings.postprocess, self.plan.labels, prepared.geometry.grid)
+        if objects and chances is not None:
+            encoded = separated(encoded, chances[1], self.settings, f"case {prepared.id}")
         return Segmentation(encoded, chances if probabilities else None)
 
     def slabs(self, image: Tensor, axis: int = 0, band: Band | None = None) -> Iterator[Tensor]:

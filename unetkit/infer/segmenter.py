@@ -17,11 +17,12 @@ class Segmentation:
 
     `encoded` is uint8 [L, *S]: class indices, 0/1 per region, or the layers of instances. `chances` is float32
     [K, *S], the probability of background and classes, or of each region, or foreground and distance of instances;
-    None where nobody asked for it.
+    None where nobody asked for it. `scores` are those of objects 1 to N, float32 [N], where queries found them.
     """
 
     encoded: np.ndarray
     chances: np.ndarray | None = None
+    scores: np.ndarray | None = None
 
 
 class Segmenter(Protocol):

@@ -236,6 +236,12 @@ class InferSection(Section):
         description="instances: distance to the border, 1 in an object's middle, above which connected voxels mark an "
         "object; lower joins, higher splits",
     )
+    query_score: Fraction = Field(
+        0.5, description="instances from queries: score above which a query is an object; low for a ranked AP (0.01)"
+    )
+    query_nms: Fraction = Field(
+        0.8, description="instances from queries: IoU above which of two masks the one of the better score stays"
+    )
     smallest_object: Annotated[int, Field(ge=0)] = Field(
         0, description="instances: objects of fewer voxels are dropped"
     )

@@ -19,6 +19,7 @@ from unetkit.report.overlay import (
     class_colour,
     overlay,
     paint_classes,
+    paint_objects,
     square_pixels,
 )
 from unetkit.report.picture import Picture
@@ -34,7 +35,8 @@ _PNG_LEVEL = 4
 def panels(picture: Picture, classes: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the pictures that tell one case, title to uint8 [H, W, 3].
 
-    Class maps are drawn only where there are several classes, the image only if there is one and not just black.
+    Class maps are drawn only where there are several classes, objects where they are told apart, the image only if
+    there is one and not just black.
     """
     big = square_pixels(picture)
     plain = big.image if big.image.ndim == 3 else np.repeat(big.image[..., None], 3, axis=-1)
@@ -42,6 +44,9 @@ def panels(picture: Picture, classes: Sequence[str]) -> dict[str, np.ndarray]:
     shown = {"image": plain} if plain.any() else {}
     if len(classes) > 1:
         shown |= {"reference": paint_classes(big.image, big.ref), "prediction": paint_classes(big.image, big.pred)}
+    if big.objects is not None:
+        found, truth = paint_objects(big.image, big.objects)
+        shown |= {"reference objects": truth, "predicted objects": found}
     return shown | {"agreement and errors": overlay(big.image, big.pred, big.ref)}
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from PIL import Image
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, find_objects
 
 from unetkit.errors import ShapeError
+from unetkit.metrics.instances import match, overlap
 from unetkit.report.picture import Picture
 from unetkit.types import IGNORE
 
@@ -27,6 +30,8 @@ CLASS_COLOURS: tuple[Colour, ...] = (
     (86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178),
     (166, 118, 29), (148, 103, 189), (127, 201, 127), (251, 154, 153), (178, 178, 178), (106, 61, 154), (27, 120, 85),
 )  # fmt: skip
+UNMATCHED: Colour = (255, 255, 255)
+"""Outline of a predicted object that agrees with none."""
 _FILL, _ERROR_FILL, _CLASS_FILL, _DIM = 0.22, 0.7, 0.5, 0.35
 _SHORTEST_SIDE, _LONGEST_SIDE = 400, 1000
 
@@ -73,6 +78,35 @@ def paint_classes(image: np.ndarray, encoded: np.ndarray) -> np.ndarray:
     return canvas.round().astype(np.uint8)
 
 
+def paint_objects(image: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image in grey with predicted and with reference objects [2, H, W] in colours, uint8 [H, W, 3] each.
+
+    A predicted object has the colour of the reference object that it agrees with by an IoU of at least a half; one that
+    agrees with none has no fill. Touching objects have an outline each.
+    """
+    pred, ref = objects
+    rows, columns = match(overlap(pred, ref).iou, 0.5)
+    numbers, truth = (np.unique(array[array > 0]) for array in (pred, ref))
+    colours = {int(number): CLASS_COLOURS[rank % len(CLASS_COLOURS)] for rank, number in enumerate(truth)}
+    agreeing = {int(numbers[row]): colours[int(truth[column])] for row, column in zip(rows, columns, strict=True)}
+    painted = (_painted(image, array, known) for array, known in ((pred, agreeing), (ref, colours)))
+    return next(painted), next(painted)
+
+
+def _painted(image: np.ndarray, numbers: np.ndarray, colours: Mapping[int, Colour]) -> np.ndarray:
+    canvas = _as_grey(image)
+    for number, box in enumerate(find_objects(numbers.astype(np.int32)), start=1):
+        if box is None:
+            continue
+        mask, part = numbers[box] == number, canvas[box]
+        if number in colours:
+            blend(part, mask, colours[number], _CLASS_FILL)
+        # its own border, also where another object begins
+        inner = binary_erosion(mask, iterations=max(1, min(numbers.shape) // 300))
+        blend(part, mask & ~inner, colours.get(number, UNMATCHED), 1.0)
+    return canvas.round().astype(np.uint8)
+
+
 def class_colour(number: int) -> Colour:
     """Return the colour of a class by its number from 0 on; after the last colour they begin anew."""
     return CLASS_COLOURS[number % len(CLASS_COLOURS)]
@@ -96,7 +130,8 @@ def square_pixels(picture: Picture) -> Picture:
     rows, columns = ((np.arange(new) * old) // new for new, old in zip(size, (height, width), strict=True))
     image = np.asarray(Image.fromarray(picture.image).resize(size[::-1], Image.Resampling.BICUBIC))
     pred, ref = (labels[:, rows][:, :, columns] for labels in (picture.pred, picture.ref))
-    return Picture(image, pred, ref, (pixel, pixel), picture.view)
+    objects = None if picture.objects is None else picture.objects[:, rows][:, :, columns]
+    return Picture(image, pred, ref, (pixel, pixel), picture.view, objects)
 
 
 def _check_sizes(image: np.ndarray, pred: np.ndarray, ref: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 
-from unetkit.types import IGNORE, Volume
+from unetkit.types import IGNORE, Volume, instance_numbers
 
 # The anatomical direction in which rows and columns of a picture grow, for the axis that is cut: radiologists look
 # from the feet and from the front, so that the patient's right is on the left, and sagittal slices face left.
@@ -22,7 +22,8 @@ class Picture:
     """A slice as it is looked at: rows go down, columns to the right.
 
     `image` is uint8 [H, W] or [H, W, 3]; `pred` and `ref` are encoded labels uint8 [L, H, W]; `spacing` is the
-    size of a pixel (height, width) in mm; `view` says in words which slice it is and how it is turned.
+    size of a pixel (height, width) in mm; `view` says in words which slice it is and how it is turned. `objects` are
+    numbers of predicted and of reference objects [2, H, W], 0 where there is none; None where they are not told apart.
     """
 
     image: np.ndarray
@@ -30,17 +31,24 @@ class Picture:
     ref: np.ndarray
     spacing: tuple[float, float]
     view: str
+    objects: np.ndarray | None = None
 
 
-def take_picture(image: Volume, pred: np.ndarray, ref: np.ndarray) -> Picture:
+def take_picture(image: Volume, pred: np.ndarray, ref: np.ndarray, instances: bool = False) -> Picture:
     """Return the slice of a case with the most foreground in prediction or reference; a 2D image as it is.
 
-    `pred` and `ref` are encoded labels uint8 [L, *S] on the image's grid. Volumes are cut along their thickest
-    axis if it is clearly thicker than the others, else axially, and turned as radiologists look at them.
+    `pred` and `ref` are encoded labels uint8 [L, *S] on the image's grid, of `instances` or not. Volumes are cut along
+    their thickest axis if it is clearly thicker than the others, else axially, and turned as radiologists look at them.
     """
+    if not instances:
+        return _taken(image, pred, ref, None)
+    return _taken(image, pred[:1], ref[:1], np.stack([instance_numbers(encoded) for encoded in (pred, ref)]))
+
+
+def _taken(image: Volume, pred: np.ndarray, ref: np.ndarray, objects: np.ndarray | None) -> Picture:
     if image.dims == 2:
         shown = np.moveaxis(image.data, 0, -1) if image.channels == 3 else image.data[0]
-        return Picture(_grey(shown), pred, ref, (image.spacing[0], image.spacing[1]), "whole image")
+        return Picture(_grey(shown), pred, ref, (image.spacing[0], image.spacing[1]), "whole image", objects)
     axis, rows, columns, view = _directions(image)
     found = ((pred > 0) & (pred != IGNORE)) | ((ref > 0) & (ref != IGNORE))
     # Foreground of either map, so that a false alarm far from the organ can be the slice.
@@ -60,6 +68,7 @@ def take_picture(image: Volume, pred: np.ndarray, ref: np.ndarray) -> Picture:
         cut(ref),
         (image.spacing[rows[0]], image.spacing[columns[0]]),
         where,
+        None if objects is None else cut(objects),
     )
 
 
