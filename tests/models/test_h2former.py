@@ -71,8 +71,8 @@ def test_windows_are_a_sixteenth_of_each_side() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depths": (3, 4, 6)}, r"depths \(3, 4, 6\) and heads \(2, 4, 8, 16\) need one entry a level"),
-        ({"heads": (3, 4, 8, 16)}, "64 channels do not divide into 3 heads"),
+        ({"depths": (3, 4, 6)}, r"depths \(3, 4, 6\) and heads \(2, 4, 8, 16\) need one entry per level"),
+        ({"heads": (3, 4, 8, 16)}, "64 channels at level 0 do not divide into 3 heads"),
         ({"blocks": 0}, "blocks=0: each level needs an attention block"),
         ({"drop_path": 1.5}, "drop_path 1.5 is a probability"),
         ({"weights": "a.safetensors", "pretrained": True}, "contradict"),

@@ -32,7 +32,7 @@ def test_what_is_more_never_learns() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depths": (2, 2)}, r"widths \(128, 320, 512\) and depths \(2, 2\) need one entry per scale"),
+        ({"depths": (2, 2)}, r"widths \(128, 320, 512\) and depths \(2, 2\) need one entry per level"),
         ({"widths": (9, 16, 32)}, r"widths \(9, 16, 32\) must be even"),
         ({"width": (8, 16, 32)}, "did you mean 'widths'"),
     ],

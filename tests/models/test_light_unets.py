@@ -38,7 +38,7 @@ def test_every_voxel_of_a_patch_has_one_decision() -> None:
     ("name", "options", "message"),
     [
         ("unext", {"widths": [8, 16]}, "two token levels lie below"),
-        ("cmunext", {"depths": [1, 1]}, "5 widths, 2 depths and 5 kernels"),
+        ("cmunext", {"depths": [1, 1]}, r"depths \(1, 1\) and kernels \(3, 3, 7, 7, 7\) need one entry per level"),
         ("cmunext", {"kernels": [3, 3, 7, 8, 7]}, "8 is even"),
         ("malunet", {"widths": [8, 16, 24]}, "more than 3, each a multiple of 4"),
         ("egeunet", {"widths": [8, 16, 24, 30]}, "more than 3, each a multiple of 4"),

@@ -50,7 +50,8 @@ def test_without_what_is_exchanged_skips_are_those_of_the_encoder() -> None:
     ("options", "message"),
     [
         ({"heads": (2, 5)}, r"heads \(2, 5\) and reductions \(4, 2, 1\) need one entry per level, 2 at least"),
-        ({"heads": (3, 5, 8)}, "width 128 must be even and divide into 3 heads"),
+        ({"heads": (3, 5, 8)}, "128 channels at level 0 do not divide into 3 heads"),
+        ({"widths": (127, 320, 512), "heads": (1, 1, 1)}, r"widths \(127, 320, 512\) must be even"),
         ({"width": (8, 16, 32)}, "did you mean 'widths'"),
     ],
 )

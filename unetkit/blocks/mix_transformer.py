@@ -6,12 +6,14 @@ After SegFormer (arXiv:2105.15203). Maps are channels last, [B, *S, C].
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unetkit.blocks.init import glorot_init
 from unetkit.blocks.layers import Layers
 from unetkit.blocks.patches import PatchExpand
+from unetkit.blocks.unet import Chain
 
 FIRST_STRIDE = 4
 MLP_RATIO = 4
@@ -97,6 +99,17 @@ class MixStage(nn.Sequential):
         super().__init__(embed, nn.LayerNorm(channels), *blocks, nn.LayerNorm(channels))
 
 
+class JoinTo(nn.Linear):
+    """Set a skip beside the decoder's map, [B, *S, .], and bring both to the skip's channels."""
+
+    def __init__(self, channels: int, skip_channels: int) -> None:
+        super().__init__(channels + skip_channels, skip_channels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        """Map a decoder map and a skip to one with the skip's channels."""
+        return super().forward(torch.cat([x, skip], -1))
+
+
 class MixUnet(nn.Module):
     """Mix Transformer stages down, blocks and expanding steps up; skips are the outputs of the stages.
 
@@ -118,7 +131,7 @@ class MixUnet(nn.Module):
         super().__init__()
         self.stem_channels, num_classes = channels
         before = (self.stem_channels, *widths)
-        self.stages = nn.ModuleList(
+        self.stages = Chain(
             MixStage(layers, before[i], width, 2 if i else FIRST_STRIDE, [block(i) for _ in range(depth)])
             for i, (width, depth) in enumerate(zip(widths, depths, strict=True))
         )
@@ -136,10 +149,7 @@ class MixUnet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, C, *S] to logits [B, K, *S]."""
         x = x.expand(-1, self.stem_channels, *x.shape[2:]).movedim(1, -1)
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
+        maps = self.stages(x)
         if self.bridge is not None:
             maps = self.bridge(maps)
         x = self.expand(maps[-1])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unetkit.blocks.init import fan_out_init, linear_init
 from unetkit.blocks.layers import Layers, Size
+from unetkit.blocks.unet import Chain
 from unetkit.errors import ModelError
 
 CONV_LEVELS = 3
@@ -64,13 +65,13 @@ def light_stages(
     widths: Sequence[int],
     down: Callable[..., nn.Module],
     up: Callable[..., nn.Module],
-) -> tuple[nn.ModuleList, list[nn.Module]]:
+) -> tuple[Chain, list[nn.Module]]:
     """Return the stages down and the steps up of MALUNet and EGE-UNet, finest first.
 
     The first levels are single convolutions, the others down(layers, in_channels, channels) and up(...) of the paper.
     The first map has half the resolution of the image, the two deepest share theirs.
     """
-    stages = nn.ModuleList()
+    stages = Chain()
     steps: list[nn.Module] = []
     for level, (before, width) in enumerate(zip((in_channels, *widths), widths, strict=False)):
         deepest, plain = level == len(widths) - 1, level < CONV_LEVELS

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from math import prod
 
-from unetkit.blocks.layers import Size, per_axis
-from unetkit.blocks.unet import check_divides
+from torch import nn
+
+from unetkit.blocks.conv import Block
+from unetkit.blocks.layers import Layers, Size, per_axis
+from unetkit.blocks.unet import Decoder, Heads, UNet, check_divides
 from unetkit.errors import ModelError
 from unetkit.topology import pool_topology
 from unetkit.types import TaskShape
@@ -42,3 +45,18 @@ class StageSizes:
             )
         self.divisor = tuple(prod(axis) for axis in zip(*self.strides, strict=True))
         check_divides(self.divisor, task.patch_size)
+
+    def network(
+        self,
+        layers: Layers,
+        encoder: nn.Module,
+        blocks: Block | Sequence[Block],
+        num_classes: int,
+        deep_supervision: bool,
+    ) -> UNet:
+        """Return a U-Net of these sizes: on top of an encoder a decoder with such `blocks` a level, and its heads."""
+        decoder = Decoder(layers, self.widths, self.strides, blocks, join="up_first")
+        # a patch too small to be halved leaves one level and no decoder; lower heads exist always, as in nnU-Net
+        channels = decoder.channels or self.widths
+        heads = Heads(layers, channels, num_classes, deep_supervision=deep_supervision, always=True)
+        return UNet(encoder, decoder, heads, self.divisor)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.attention import Mlp, TransformerBlock, WindowAttention
+from unetkit.blocks.checks import check_heads, check_levels, check_rate
 from unetkit.blocks.init import linear_init
 from unetkit.blocks.layers import Layers
 from unetkit.blocks.patches import PatchEmbed, PatchExpand, PatchMerging
@@ -67,7 +68,11 @@ def swin_levels(
     `drop_path` is the rate of the deepest block, rising linearly. Raises ModelError if the options contradict each
     other.
     """
-    _check_options(embed_dim, depths, heads, window, drop_path)
+    check_levels(depths=depths, heads=heads)
+    check_heads([embed_dim * 2**i for i in range(len(heads))], heads)
+    if window < 1:
+        raise ModelError(f"window={window}: give the side of a window, 1 or more")
+    check_rate(drop_path)
     rates = rising(drop_path, depths)
     levels = []
     for i, (count, own) in enumerate(zip(heads, rates, strict=True)):
@@ -82,23 +87,6 @@ def rising(rate: float, depths: Sequence[int]) -> list[tuple[float, ...]]:
     """Return a drop path rate for each block of each level, from 0 in the first to `rate` in the last."""
     rates = [rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
     return [tuple(rates[sum(depths[:i]) : sum(depths[: i + 1])]) for i in range(len(depths))]
-
-
-def _check_options(embed_dim: int, depths: Sequence[int], heads: Sequence[int], window: int, drop_path: float) -> None:
-    if len(depths) != len(heads) or len(depths) < 2:
-        raise ModelError(f"depths {tuple(depths)} and heads {tuple(heads)} need one entry per level, 2 at least")
-    for i, count in enumerate(heads):
-        if embed_dim * 2**i % count:
-            raise ModelError(f"{embed_dim * 2**i} channels at level {i} do not divide into {count} heads")
-    if window < 1:
-        raise ModelError(f"window={window}: give the side of a window, 1 or more")
-    check_rate(drop_path)
-
-
-def check_rate(drop_path: float) -> None:
-    """Raise ModelError for a drop path rate that is no probability, or drops everything."""
-    if not 0 <= drop_path < 1:
-        raise ModelError(f"drop_path {drop_path} is a probability, 0 or more and below 1")
 
 
 def stem_channels(task: TaskShape) -> int:

@@ -17,6 +17,18 @@ from unetkit.blocks.layers import Layers, Size, per_axis
 from unetkit.errors import ShapeError
 
 
+class Chain(nn.ModuleList):
+    """Stages in a row, of which every map is wanted."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return what each stage makes of the map before it, in order."""
+        maps = []
+        for stage in self:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
 class Encoder(nn.Module):
     """One block per level; `channels` and `strides` (of each level against the one above) describe its maps.
 
@@ -39,7 +51,7 @@ class Encoder(nn.Module):
         steps = strides or [1] + [2] * (len(widths) - 1)
         self.strides = tuple(per_axis(s, layers.dims) for s in steps)
         blocks = block if isinstance(block, Sequence) else [block] * len(widths)
-        self.stages = nn.ModuleList()
+        self.stages = Chain()
         for make, before, width, stride in zip(blocks, (in_channels, *widths), widths, self.strides, strict=False):
             if pool and max(stride) > 1:
                 stage = nn.Sequential(layers.pool(stride), make(layers, before, width, 1))
@@ -48,10 +60,8 @@ class Encoder(nn.Module):
             self.stages.append(stage)
 
     def forward(self, x: Tensor, levels: int | None = None) -> list[Tensor]:
-        maps = []
-        for stage in self.stages[:levels]:  # all, or the finest so many
-            x = stage(x)
-            maps.append(x)
+        # all, or the finest so many
+        maps: list[Tensor] = self.stages[:levels](x)
         return maps
 
 
@@ -226,10 +236,3 @@ def check_divides(divisor: Sequence[int], size: Sequence[int]) -> None:
         raise ShapeError(
             f"size {tuple(size)}: sides must be multiples of {tuple(divisor)} here; the next legal size is {legal}"
         )
-
-
-def check_depth(widths: Sequence[int], size: Sequence[int]) -> None:
-    """Raise ShapeError if halving `size` between all the levels of `widths` leaves nothing."""
-    least = 2 ** (len(widths) - 1)
-    if min(size) < least:
-        raise ShapeError(f"size {tuple(size)}: {len(widths)} levels need sides of at least {least}; give fewer widths")

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from unetkit.blocks.layers import Layers, Size, per_axis
-from unetkit.blocks.unet import Decoder, Encoder, Heads
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
 from unetkit.errors import ModelError
 from unetkit.models._pretrained import load_matching, read_weights
 from unetkit.models._upkern import upkern
@@ -74,15 +74,12 @@ class MedNeXtBlock(nn.Module):
         return pad(x, (1, 0) * (x.ndim - 2)) if self.up else x
 
 
-class MedNeXt(nn.Module):
+class MedNeXt(UNet):
     """Stem, encoder, a decoder that adds its skips, and heads on every decoder map and on the deepest."""
 
     def __init__(self, stem: nn.Module, encoder: nn.Module, decoder: nn.Module, heads: Heads) -> None:
-        super().__init__()
+        super().__init__(encoder, decoder, heads)
         self.stem = stem
-        self.encoder = encoder
-        self.decoder = decoder
-        self.heads = heads
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         maps = self.encoder(self.stem(x))
@@ -106,7 +103,6 @@ def build_mednext(
 ) -> nn.Module:
     if kernel not in KERNELS:
         raise ModelError(f"kernel={kernel}: choose one of {', '.join(map(str, KERNELS))}")
-    levels = range(len(WIDTHS))
     blocks = [partial(MedNeXtBlock, kernel=kernel, ratio=n, save_memory=scale.save_memory) for n in scale.ratios]
     stages = [partial(_stage, block=block, count=count) for block, count in zip(blocks, scale.counts, strict=True)]
 
@@ -116,7 +112,7 @@ def build_mednext(
 
     layers = Layers(task.dims, up=enlarge)
     encoder = Encoder(layers, WIDTHS[0], WIDTHS, stages[: len(WIDTHS)], pool=False)
-    decoder = Decoder(layers, WIDTHS, encoder.strides, [stages[-1 - i] for i in levels[:-1]], join="sum")
+    decoder = Decoder(layers, WIDTHS, encoder.strides, stages[: len(WIDTHS) - 1 : -1], join="sum")
     heads = Heads(layers, WIDTHS, task.num_classes, deep_supervision=deep_supervision)
     # transposed in the reference: the same function, but the axes of its weights are the other way round
     heads.convs = nn.ModuleList(layers.transposed(c, task.num_classes, 1, stride=1) for c in WIDTHS[: len(heads.convs)])

@@ -1,7 +1,6 @@
 """Attention U-Net: each skip is weighed by what the decoder asks for (arXiv:1804.03999)."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from unetkit.blocks.conv import ConvNormAct, ConvStack
 from unetkit.blocks.gates import AdditiveGate
 from unetkit.blocks.init import he_init
 from unetkit.blocks.layers import Layers, Size
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_depth, check_inputs
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, choose, register
 from unetkit.types import TaskShape
@@ -161,12 +160,7 @@ def attention_unet(
 ) -> nn.Module:
     """Build an Attention U-Net of `widths` channels per level, finest first.
 
-    Raises ModelError for an unknown variant, ShapeError if the patch is too small for so many levels.
+    Raises ModelError for an unknown variant.
     """
     build, own = choose(VARIANTS, variant or DEFAULT[task.dims], "variant")
-    channels = tuple(widths or own)
-    deep_enough = partial(check_depth, channels)
-    deep_enough(task.patch_size)
-    model = build(task, channels, deep_supervision)
-    check_inputs(model, deep_enough)
-    return model
+    return build(task, tuple(widths or own), deep_supervision)

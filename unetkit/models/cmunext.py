@@ -5,9 +5,10 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from unetkit.blocks.checks import check_levels
 from unetkit.blocks.conv import ConvNormAct
 from unetkit.blocks.layers import Layers, Resize, Size
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_divides, check_inputs
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register, variant
 from unetkit.types import TaskShape
@@ -71,28 +72,6 @@ def _enlarge(layers: Layers, in_channels: int, channels: int, stride: Size) -> n
     return nn.Sequential(Resize(layers.dims, "linear", stride), ConvNormAct(layers, in_channels, channels))
 
 
-def _cmunext(task: TaskShape, widths: Sequence[int], depths: Sequence[int], kernels: Sequence[int]) -> nn.Module:
-    """Build the network; all three are listed per level, finest first."""
-    if not len(widths) == len(depths) == len(kernels):
-        raise ModelError(
-            f"{len(widths)} widths, {len(depths)} depths and {len(kernels)} kernels; give one of each per level"
-        )
-    if even := [k for k in kernels if k % 2 == 0]:
-        raise ModelError(f"kernels {list(kernels)}: {even[0]} is even and would move the map; give odd ones")
-    divides = partial(check_divides, (2 ** (len(widths) - 1),) * task.dims)
-    divides(task.patch_size)
-    layers = Layers(task.dims, up=_enlarge)
-    stages = [
-        partial(MixStage, depth=depth, kernel=kernel, stem=level == 0)
-        for level, (depth, kernel) in enumerate(zip(depths, kernels, strict=True))
-    ]
-    encoder = Encoder(layers, task.in_channels, widths, stages)
-    decoder = Decoder(layers, widths, encoder.strides, SkipFusion)
-    model = UNet(encoder, decoder, Heads(layers, widths[:-1], task.num_classes))
-    check_inputs(model, divides)
-    return model
-
-
 @register(
     ModelInfo(
         title="CMUNeXt",
@@ -118,7 +97,17 @@ def cmunext(
     kernels: Sequence[int] = (3, 3, 7, 7, 7),
 ) -> nn.Module:
     """Build CMUNeXt of `widths` channels, `depths` blocks and depthwise `kernels` per level; raises ModelError."""
-    return _cmunext(task, tuple(widths), tuple(depths), tuple(kernels))
+    check_levels(widths=widths, depths=depths, kernels=kernels)
+    if even := [k for k in kernels if k % 2 == 0]:
+        raise ModelError(f"kernels {list(kernels)}: {even[0]} is even and would move the map; give odd ones")
+    layers = Layers(task.dims, up=_enlarge)
+    stages = [
+        partial(MixStage, depth=depth, kernel=kernel, stem=level == 0)
+        for level, (depth, kernel) in enumerate(zip(depths, kernels, strict=True))
+    ]
+    encoder = Encoder(layers, task.in_channels, widths, stages)
+    decoder = Decoder(layers, widths, encoder.strides, SkipFusion)
+    return UNet(encoder, decoder, Heads(layers, widths[:-1], task.num_classes))
 
 
 @variant(

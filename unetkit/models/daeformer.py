@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unetkit.blocks.attention import TransformerBlock
+from unetkit.blocks.checks import check_even, check_heads, check_levels
 from unetkit.blocks.efficient import EfficientCross, EfficientMixing
 from unetkit.blocks.init import glorot_init
 from unetkit.blocks.layers import Layers
 from unetkit.blocks.mix_transformer import MLP_RATIO, MixMlp, MixUnet, spend_as_published
 from unetkit.blocks.swin import stem_channels
-from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
 
@@ -85,7 +85,9 @@ def daeformer(
 
     Raises ModelError if the options contradict each other.
     """
-    _check_options(widths, depths, channel_heads)
+    check_levels(widths=widths, depths=depths)
+    check_heads(widths, [channel_heads] * len(widths))
+    check_even(widths)
     layers = Layers(task.dims)
 
     def block(level: int) -> nn.Module:
@@ -104,11 +106,3 @@ def daeformer(
         unused.extend([spend_as_published(model), spend_as_published(unused)])
         model.unused = unused
     return model
-
-
-def _check_options(widths: Sequence[int], depths: Sequence[int], channel_heads: int) -> None:
-    if len(widths) != len(depths) or len(widths) < 2:
-        raise ModelError(f"widths {tuple(widths)} and depths {tuple(depths)} need one entry per level, 2 at least")
-    for width in widths:
-        if channel_heads < 1 or width % channel_heads or width % 2:
-            raise ModelError(f"width {width} must be even and divide into {channel_heads} channel_heads")

@@ -1,7 +1,6 @@
 """EGE-UNet: learned maps multiply groups of channels, and skips are led by masks from below (arXiv:2307.08473)."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 
 from unetkit.blocks.layers import ChannelNorm, Layers
 from unetkit.blocks.pooled import GROUPS, check_widths, light_init, light_layers, light_stages
-from unetkit.blocks.unet import check_divides, check_inputs
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
@@ -104,12 +102,9 @@ class EGEUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Map an image [B, C, *S] to logits [B, K, *S], or to a tuple with the masks behind them."""
         size = x.shape[2:]
-        skips: list[Tensor] = []
         masks: list[Tensor] = []
-        for stage in self.stages:
-            x = stage(x)
-            skips.append(x)
-        below = skips.pop()
+        *skips, x = self.stages(x)
+        below = x
         for level in reversed(range(len(skips))):
             x = self.steps[level](x)
             masks.insert(0, self.masks[level](x))
@@ -144,7 +139,7 @@ def egeunet(
     """Build EGE-UNet of `widths` channels per level; the two deepest share a resolution.
 
     Raises ModelError if 4 groups do not divide the widths or masks of one channel are to be compared with several
-    classes, ShapeError for a size that the network cannot halve.
+    classes.
     """
     check_widths(widths)
     if as_published and deep_supervision and task.num_classes > 1:
@@ -152,8 +147,4 @@ def egeunet(
             f"as_published gives masks of one channel, which cannot be compared with {task.num_classes} classes; "
             "drop it or deep_supervision"
         )
-    divides = partial(check_divides, (2 ** (len(widths) - 1),) * task.dims)
-    divides(task.patch_size)
-    model = EGEUNet(task, tuple(widths), 1 if as_published else task.num_classes, deep_supervision)
-    check_inputs(model, divides)
-    return model
+    return EGEUNet(task, tuple(widths), 1 if as_published else task.num_classes, deep_supervision)

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unetkit.blocks.attention import Mlp, TransformerBlock
+from unetkit.blocks.checks import check_levels, check_rate
 from unetkit.blocks.layers import Layers
 from unetkit.blocks.patches import PatchEmbed
-from unetkit.blocks.swin import PATCH, Steps, SwinUnet, check_rate, rising, stem_channels
+from unetkit.blocks.swin import PATCH, Steps, SwinUnet, rising, stem_channels
 from unetkit.errors import ModelError
 from unetkit.models._pretrained import load_matching, rename, source_weights
 from unetkit.registry import ModelInfo, register
@@ -156,8 +157,7 @@ def focal_unet(
     Raises ModelError if the options contradict each other.
     """
     check_rate(drop_path)
-    if len(depths) < 2:
-        raise ModelError(f"depths {tuple(depths)} need one entry per level, 2 at least")
+    check_levels(depths=depths)
     if window < 1 or window % 2 == 0:
         raise ModelError(f"window={window}: give an odd width, so that contexts lie around their token")
     if pretrained and task.dims != 2:

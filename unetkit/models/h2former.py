@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.attention import Mlp, TransformerBlock, WindowAttention
+from unetkit.blocks.checks import check_heads, check_levels, check_rate
 from unetkit.blocks.conv import ConvNormAct, Repeat
 from unetkit.blocks.gates import EfficientChannelGate
 from unetkit.blocks.layers import Layers, Resize, Size
-from unetkit.blocks.swin import check_rate, rising
+from unetkit.blocks.swin import rising
 from unetkit.blocks.unet import Decoder, Heads
 from unetkit.errors import ModelError
 from unetkit.models._pretrained import Renames, load_matching, rename, source_weights
@@ -194,7 +195,11 @@ def h2former(
     `weights` is a .safetensors or .npz file of a ResNet-34 or of H2Former; `pretrained` takes timm's ResNet-34. Raises
     ModelError if the options contradict each other.
     """
-    _check_options(widths, depths, heads, blocks, drop_path)
+    check_levels(widths=widths, depths=depths, heads=heads)
+    check_heads(widths, heads)
+    check_rate(drop_path)
+    if blocks < 1:
+        raise ModelError(f"blocks={blocks}: each level needs an attention block, 1 or more")
     if pretrained and task.dims != 2:
         raise ModelError(f"h2former: pretrained weights are 2D, patch_size {task.patch_size} asks for {task.dims}D")
     layers = Layers(task.dims)
@@ -217,19 +222,3 @@ def h2former(
     if state is not None:
         load_matching(model, rename(state, NAMES))
     return model
-
-
-def _check_options(
-    widths: Sequence[int], depths: Sequence[int], heads: Sequence[int], blocks: int, drop_path: float
-) -> None:
-    if not len(widths) == len(depths) == len(heads) or len(widths) < 2:
-        raise ModelError(
-            f"widths {tuple(widths)}, depths {tuple(depths)} and heads {tuple(heads)} need one entry a level, at "
-            "least two"
-        )
-    for width, count in zip(widths, heads, strict=True):
-        if count < 1 or width % count:
-            raise ModelError(f"{width} channels do not divide into {count} heads")
-    if blocks < 1:
-        raise ModelError(f"blocks={blocks}: each level needs an attention block, 1 or more")
-    check_rate(drop_path)

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.attention import TransformerBlock
+from unetkit.blocks.checks import check_even, check_levels
 from unetkit.blocks.efficient import EfficientContext, EfficientCross, EfficientMixing
 from unetkit.blocks.init import glorot_init
 from unetkit.blocks.layers import Layers
 from unetkit.blocks.mix_transformer import MLP_RATIO, MixMlp, MixUnet, OnChannels, spend_as_published
 from unetkit.blocks.swin import stem_channels
-from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
 
@@ -118,10 +118,8 @@ def iscf(
     as_published: bool = False,
 ) -> nn.Module:
     """Build the network with `widths` and encoder `depths` per scale. Raises ModelError if these disagree."""
-    if len(widths) != len(depths) or len(widths) < 2:
-        raise ModelError(f"widths {tuple(widths)} and depths {tuple(depths)} need one entry per scale, 2 at least")
-    if any(width % 2 for width in widths):
-        raise ModelError(f"widths {tuple(widths)} must be even: the decoder halves them")
+    check_levels(widths=widths, depths=depths)
+    check_even(widths)
     layers = Layers(task.dims)
 
     def block(level: int) -> nn.Module:

@@ -1,14 +1,13 @@
 """MALUNet: a tiny U-Net of dilated gates, external attention, and skips that weigh each other (arXiv:2211.01784)."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.layers import Layers
 from unetkit.blocks.pooled import GROUPS, SumDecoder, check_widths, light_init, light_layers, light_stages
-from unetkit.blocks.unet import Heads, check_divides, check_inputs
+from unetkit.blocks.unet import Heads
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
 
@@ -110,11 +109,8 @@ class MALUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map an image [B, C, *S] to logits [B, K, *S]."""
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return self.enlarge(self.heads(self.decoder([*self.bridge(maps[:-1]), x])))
+        *skips, x = self.stages(x)
+        return self.enlarge(self.heads(self.decoder([*self.bridge(skips), x])))
 
 
 @register(
@@ -138,11 +134,7 @@ class MALUNet(nn.Module):
 def malunet(task: TaskShape, *, widths: Sequence[int] = WIDTHS) -> nn.Module:
     """Build MALUNet of `widths` channels per level; the two deepest share a resolution.
 
-    Raises ModelError if 4 groups do not divide the widths, ShapeError for a size that the network cannot halve.
+    Raises ModelError if 4 groups do not divide the widths.
     """
     check_widths(widths)
-    divides = partial(check_divides, (2 ** (len(widths) - 1),) * task.dims)
-    divides(task.patch_size)
-    model = MALUNet(task, tuple(widths))
-    check_inputs(model, divides)
-    return model
+    return MALUNet(task, tuple(widths))

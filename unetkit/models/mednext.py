@@ -67,13 +67,7 @@ def mednext_m(task: TaskShape, **options: Any) -> nn.Module:
     return build_mednext(task, scale, **options)
 
 
-@variant(
-    mednext_m,
-    title="MedNeXt-L",
-    params={3: 61779266},
-    gflops={3: 989.1},
-    activation_mb={3: 3214.0},
-)
+@variant(mednext_m, title="MedNeXt-L", params={3: 61779266}, gflops={3: 989.1}, activation_mb={3: 3214.0})
 def mednext_l(task: TaskShape, **options: Any) -> nn.Module:
     """Build MedNeXt-L; options as those of `mednext_s`."""
     scale = Scale((3, 4, 8, 8, 8, 8, 8, 4, 3), (3, 4, 8, 8, 8, 8, 8, 4, 3), save_memory=True)

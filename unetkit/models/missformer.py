@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.attention import TransformerBlock
+from unetkit.blocks.checks import check_even, check_heads, check_levels
 from unetkit.blocks.init import glorot_init
 from unetkit.blocks.layers import Layers
 from unetkit.blocks.mix_transformer import (
     MLP_RATIO,
+    JoinTo,
     MixMlp,
     MixUnet,
     ReducedAttention,
@@ -21,17 +23,6 @@ from unetkit.blocks.swin import stem_channels
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
-
-
-class Join(nn.Linear):
-    """Concatenate a decoder map and a skip [B, *S, .] and mix them to the skip's channels."""
-
-    def __init__(self, channels: int, skip_channels: int) -> None:
-        super().__init__(channels + skip_channels, skip_channels)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
-        """Map two maps of one size to one."""
-        return super().forward(torch.cat([x, skip], -1))
 
 
 def _split(tokens: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -126,7 +117,11 @@ def missformer(
 
     Raises ModelError if the options contradict each other.
     """
-    _check_options(widths, depths, heads)
+    check_levels(widths=widths, depths=depths, heads=heads)
+    check_heads(widths, heads)
+    check_even(widths)
+    if any(width % widths[0] for width in widths):
+        raise ModelError(f"widths {tuple(widths)} must be multiples of the first: the bridge reads all as tokens of it")
     if bridges < 0:
         raise ModelError(f"bridges={bridges}: give the layers of the bridge, 0 or more")
     layers, levels = Layers(task.dims), len(widths)
@@ -138,22 +133,12 @@ def missformer(
         attention = ReducedAttention(layers, width, heads[level], ratios[level])
         return TransformerBlock(width, attention, MixMlp(layers, width, MLP_RATIO * width))
 
-    joins = [Join(below // 2, width) for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True)]
+    joins = [JoinTo(below // 2, width) for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True)]
     model = MixUnet(layers, (stem_channels(task), task.num_classes), widths, depths, block, joins)
     model.bridge = nn.Sequential(*(BridgeLayer(layers, widths, ratios) for _ in range(bridges)))
     if as_published:
-        unused = nn.ModuleList([Join(widths[-1], widths[-1]), block(levels - 1), block(levels - 1)])
+        unused = nn.ModuleList([JoinTo(widths[-1], widths[-1]), block(levels - 1), block(levels - 1)])
         glorot_init(unused)
         unused.extend([spend_as_published(model), spend_as_published(unused)])
         model.unused = unused
     return model
-
-
-def _check_options(widths: Sequence[int], depths: Sequence[int], heads: Sequence[int]) -> None:
-    if not len(widths) == len(depths) == len(heads) or len(widths) < 2:
-        raise ModelError(
-            f"widths {tuple(widths)}, depths {tuple(depths)} and heads {tuple(heads)}: one entry per level, 2 at least"
-        )
-    for width, count in zip(widths, heads, strict=True):
-        if width % widths[0] or width % 2 or width % count:
-            raise ModelError(f"width {width} must be even, divide into {count} heads and be a multiple of {widths[0]}")

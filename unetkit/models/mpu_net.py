@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unetkit.blocks.conv import ConvNormAct, ConvStack
 from unetkit.blocks.layers import Layers, Size
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_depth
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
@@ -103,7 +103,6 @@ def mpu_net(task: TaskShape, *, widths: Sequence[int] | None = None, deep_superv
     widths = WIDTHS[task.dims] if widths is None else widths
     if len(widths) < 2:
         raise ModelError(f"widths {tuple(widths)}: attention needs a level below the first; give two or more")
-    check_depth(widths, task.patch_size)
     layers = Layers(task.dims, bias=False)
     encoder = AttendedEncoder(layers, task.in_channels, widths, task.patch_size)
     # keys of every level are as few as the deepest map has voxels

@@ -11,7 +11,7 @@ from unetkit.blocks.conv import ConvNormAct, ConvStack
 from unetkit.blocks.init import he_init
 from unetkit.blocks.layers import Layers, Size, per_axis
 from unetkit.blocks.stages import StageSizes
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
+from unetkit.blocks.unet import Encoder
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
@@ -115,16 +115,12 @@ def neunet(
     if any(step not in (1, 2) for stride in sizes.strides for step in stride):
         raise ModelError(f"neunet: strides {sizes.strides}: a Haar transform halves or keeps an axis; give 1 or 2")
     layers = Layers(task.dims, norm="instance", act="leaky_relu", up=SubPixelUp)
-
     blocks = [partial(ConvStack, kernel=kernel) for kernel in sizes.kernels]
     encoder: nn.Module
     if wavelets:
         encoder = WaveletEncoder(layers, task.in_channels, sizes)
     else:
         encoder = Encoder(layers, task.in_channels, sizes.widths, blocks, strides=sizes.strides, pool=False)
-    decoder = Decoder(layers, sizes.widths, sizes.strides, blocks[:-1], join="up_first")
-    channels = decoder.channels or sizes.widths
-    heads = Heads(layers, channels, task.num_classes, deep_supervision=deep_supervision, always=True)
-    model = UNet(encoder, decoder, heads, sizes.divisor)
+    model = sizes.network(layers, encoder, blocks[:-1], task.num_classes, deep_supervision)
     he_init(model, SLOPE, zero_bias=True, zero_last=True)
     return model

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.attention import DropPath, Mlp, WindowAttention
+from unetkit.blocks.checks import check_rate
 from unetkit.blocks.layers import Layers, Size, per_axis
 from unetkit.blocks.mix_transformer import OnChannels
-from unetkit.blocks.swin import Level, check_rate, rising
+from unetkit.blocks.swin import Level, rising
 from unetkit.blocks.unet import Heads
 from unetkit.errors import ModelError, ShapeError
 from unetkit.registry import ModelInfo, register

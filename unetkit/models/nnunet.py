@@ -13,7 +13,7 @@ from unetkit.blocks.conv import Block, ConvNormAct, ConvStack, Repeat, ResidualB
 from unetkit.blocks.init import he_init
 from unetkit.blocks.layers import Layers, Size
 from unetkit.blocks.stages import StageSizes
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
+from unetkit.blocks.unet import Encoder
 from unetkit.registry import ModelInfo, register, variant
 from unetkit.types import TaskShape
 
@@ -27,19 +27,10 @@ Stage = Callable[[int, Size], Block]
 def _assemble(task: TaskShape, sizes: StageSizes, encoder: Stage, decoder: Stage, deep_supervision: bool) -> nn.Module:
     layers = Layers(task.dims, norm="instance", act="leaky_relu")
     levels = range(len(sizes.widths))
-    down = Encoder(
-        layers,
-        task.in_channels,
-        sizes.widths,
-        [encoder(i, sizes.kernels[i]) for i in levels],
-        strides=sizes.strides,
-        pool=False,
-    )
+    stages = [encoder(i, sizes.kernels[i]) for i in levels]
+    down = Encoder(layers, task.in_channels, sizes.widths, stages, strides=sizes.strides, pool=False)
     blocks = [decoder(i, sizes.kernels[i]) for i in levels[:-1]]
-    up = Decoder(layers, sizes.widths, sizes.strides, blocks, join="up_first")
-    # a patch too small to be halved leaves one level and no decoder; lower heads exist always, as in the reference
-    heads = Heads(layers, up.channels or sizes.widths, task.num_classes, deep_supervision=deep_supervision, always=True)
-    model = UNet(down, up, heads, sizes.divisor)
+    model = sizes.network(layers, down, blocks, task.num_classes, deep_supervision)
     he_init(model, SLOPE, zero_bias=True, zero_last=True)
     return model
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from unetkit.blocks.conv import ConvNormAct
 from unetkit.blocks.gates import AdditiveGate
 from unetkit.blocks.layers import Layers, Size
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_divides, check_inputs
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register, variant
 from unetkit.types import TaskShape
@@ -51,27 +51,17 @@ class RecurrentStack(nn.Module):
 
 
 def _build(
-    task: TaskShape,
-    t: int,
-    widths: Sequence[int] | None,
-    deep_supervision: bool,
-    *,
-    residual: bool = True,
-    attention: bool = False,
+    task: TaskShape, t: int, widths: Sequence[int] | None, deep_supervision: bool, *, residual: bool, attention: bool
 ) -> nn.Module:
     if t < 1:
         raise ModelError(f"t={t}: how often a map comes back; give 1 or more")
     channels = tuple(widths or WIDTHS)
-    divides = partial(check_divides, (2 ** (len(channels) - 1),) * task.dims)
-    divides(task.patch_size)
     layers = Layers(task.dims, up="nearest_conv")
     block = partial(RecurrentStack, steps=t, residual=residual)
     encoder = Encoder(layers, task.in_channels, channels, block)
     gates = [AdditiveGate(layers, c, c) for c in channels[:-1]] if attention else []
     decoder = Decoder(layers, channels, encoder.strides, block, gates=gates)
-    model = UNet(encoder, decoder, Heads(layers, channels[:-1], task.num_classes, deep_supervision=deep_supervision))
-    check_inputs(model, divides)
-    return model
+    return UNet(encoder, decoder, Heads(layers, channels[:-1], task.num_classes, deep_supervision=deep_supervision))
 
 
 @register(
@@ -103,10 +93,9 @@ def r2unet(
 ) -> nn.Module:
     """Build an R2U-Net of `widths` channels per level, finest first, whose maps come back `t` times.
 
-    `attention` puts the gates of Attention U-Net on the skips. Raises ModelError for `t` below 1, ShapeError if the
-    patch does not divide by the network's strides.
+    `attention` puts the gates of Attention U-Net on the skips. Raises ModelError for `t` below 1.
     """
-    return _build(task, t, widths, deep_supervision, attention=attention)
+    return _build(task, t, widths, deep_supervision, residual=True, attention=attention)
 
 
 @variant(
@@ -123,6 +112,6 @@ def runet(
 ) -> nn.Module:
     """Build an RU-Net: R2U-Net without the addition around each pair of recurrent convolutions.
 
-    Raises ModelError for `t` below 1, ShapeError if the patch does not divide by the network's strides.
+    Raises ModelError for `t` below 1.
     """
-    return _build(task, t, widths, deep_supervision, residual=False)
+    return _build(task, t, widths, deep_supervision, residual=False, attention=False)

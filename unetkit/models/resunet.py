@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from unetkit.blocks.conv import PreActivationUnit
 from unetkit.blocks.layers import Layers, Size
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_divides, check_inputs
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, choose, register
 from unetkit.types import TaskShape
@@ -63,11 +63,6 @@ def _pre_activated(
     return UNet(encoder, decoder, Heads(layers, widths[:-1], task.num_classes, deep_supervision=deep_supervision))
 
 
-def _reference(task: TaskShape, widths: Sequence[int], deep_supervision: bool) -> nn.Module:
-    """Build what the public code made of the paper: 3 wide shortcuts, transposed convolutions."""
-    return _pre_activated(task, widths, deep_supervision, up="transposed", shortcut=3)
-
-
 def _summed(task: TaskShape, widths: Sequence[int], deep_supervision: bool) -> nn.Module:
     """Build pytorch-3dunet's ResidualUNet: group norm before each convolution, skips added."""
     layers = Layers(task.dims, norm="group", up=SkewUp)
@@ -82,14 +77,12 @@ def _monai(task: TaskShape, widths: Sequence[int], deep_supervision: bool) -> nn
 
     if deep_supervision:
         raise ModelError("variant=monai has one output and no deep supervision; drop one of them")
-    return MonaiUNet(
-        task.dims, task.in_channels, task.num_classes, widths, strides=(2,) * (len(widths) - 1), num_res_units=2
-    )
+    return MonaiUNet(task.dims, task.in_channels, task.num_classes, widths, (2,) * (len(widths) - 1), num_res_units=2)
 
 
 VARIANTS = {
     "paper": (_pre_activated, WIDTHS),
-    "reference": (_reference, WIDTHS),
+    "reference": (partial(_pre_activated, up="transposed", shortcut=3), WIDTHS),
     "wolny": (_summed, (64, 128, 256, 512, 1024)),
     "monai": (_monai, (16, 32, 64, 128, 256)),
 }
@@ -112,25 +105,15 @@ VARIANTS = {
         activation_mb={2: 333.0},
         new="residual units with normalisation before the convolution in place of the two convolutions of each level",
         notes="as in the paper, with 1 wide projections and norm on the shortcuts (the 7.8 M it prints leave the "
-        "shortcuts out); variants reference (public 2D code), wolny (pytorch-3dunet), monai; the last two need "
-        "sides that are multiples of 16",
+        "shortcuts out); variants reference (public 2D code), wolny (pytorch-3dunet), monai",
     )
 )
 def resunet(
-    task: TaskShape,
-    *,
-    variant: str = "paper",
-    widths: Sequence[int] | None = None,
-    deep_supervision: bool = False,
+    task: TaskShape, *, variant: str = "paper", widths: Sequence[int] | None = None, deep_supervision: bool = False
 ) -> nn.Module:
     """Build a residual U-Net of `widths` channels per level, finest first.
 
-    Raises ModelError for an unknown variant, ShapeError if the patch does not divide by the network's strides.
+    Raises ModelError for an unknown variant.
     """
     build, own = choose(VARIANTS, variant, "variant")
-    channels = tuple(widths or own)
-    divides = partial(check_divides, (2 ** (len(channels) - 1),) * task.dims)
-    divides(task.patch_size)
-    model = build(task, channels, deep_supervision)
-    check_inputs(model, divides)  # more levels than the paper's need more than ModelInfo says
-    return model
+    return build(task, tuple(widths or own), deep_supervision)

@@ -6,17 +6,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from unetkit.blocks.checks import check_levels
 from unetkit.blocks.conv import PreActivationUnit
 from unetkit.blocks.gates import SqueezeExcite
 from unetkit.blocks.init import he_init
 from unetkit.blocks.layers import Layers, Size
-from unetkit.blocks.unet import Encoder, Heads, UNet, check_divides, check_inputs
-from unetkit.errors import ModelError
+from unetkit.blocks.unet import Encoder, Heads, UNet
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
 
 WIDTHS = (32, 64, 128, 256)
-BRIDGE = 512
 RATES = (6, 12, 18)
 
 
@@ -106,20 +105,15 @@ def _excited(layers: Layers, in_channels: int, channels: int, stride: Size = 1) 
         "first unit",
     )
 )
-def resunetpp(task: TaskShape, *, widths: Sequence[int] | None = None, bridge: int = BRIDGE) -> nn.Module:
+def resunetpp(task: TaskShape, *, widths: Sequence[int] | None = None, bridge: int = 512) -> nn.Module:
     """Build a ResUNet++ of `widths` channels per level, finest first, and `bridge` channels behind the deepest.
 
-    Raises ModelError for fewer than 2 widths, ShapeError if the patch does not divide by the network's strides.
+    Raises ModelError for fewer than 2 widths.
     """
     channels = tuple(widths or WIDTHS)
-    if len(channels) < 2:
-        raise ModelError(f"widths {list(channels)}: there is nothing to attend to on one level; give 2 or more")
-    divides = partial(check_divides, (2 ** (len(channels) - 1),) * task.dims)
-    divides(task.patch_size)
+    check_levels(widths=channels)
     layers = Layers(task.dims, up="linear")
     first = partial(PreActivationUnit, first=True, shortcut=3, shortcut_norm=False)
     encoder = Encoder(layers, task.in_channels, channels, [first, *[_excited] * (len(channels) - 1)], pool=False)
     decoder = AttentiveDecoder(layers, channels, bridge)
-    model = UNet(encoder, decoder, Heads(layers, channels[:1], task.num_classes))
-    check_inputs(model, divides)
-    return model
+    return UNet(encoder, decoder, Heads(layers, channels[:1], task.num_classes))

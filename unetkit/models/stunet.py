@@ -1,7 +1,4 @@
-"""STU-Net: a residual U-Net of six levels whose depth and width grow together (arXiv:2304.06716).
-
-Strides follow from the patch or the plan, as in nnU-Net; levels and kernels do not.
-"""
+"""STU-Net: a residual U-Net of six levels whose depth and width grow together (arXiv:2304.06716)."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +10,7 @@ from torch import Tensor, nn
 from unetkit.blocks.conv import ResidualUnit
 from unetkit.blocks.layers import Layers, Size
 from unetkit.blocks.stages import StageSizes
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
+from unetkit.blocks.unet import Encoder
 from unetkit.models._pretrained import Renames, load_matching, read_weights, rename
 from unetkit.registry import ModelInfo, register, variant
 from unetkit.topology import pool_topology
@@ -30,12 +27,7 @@ def _stage(layers: Layers, in_channels: int, channels: int, stride: Size = 1, *,
 
 
 def _build(
-    task: TaskShape,
-    base: int,
-    depth: int,
-    strides: Sequence[Size] | None,
-    weights: str | None,
-    deep_supervision: bool,
+    task: TaskShape, base: int, depth: int, strides: Sequence[Size] | None, weights: str | None, deep_supervision: bool
 ) -> nn.Module:
     """Build the network of `base` channels at the finest level and `depth` units per level."""
     planned = list(strides or pool_topology(task.patch_size, (1.0,) * task.dims)[0])
@@ -45,10 +37,7 @@ def _build(
     layers = Layers(task.dims, norm="instance", act="leaky_relu", up="nearest_project")
     stage = partial(_stage, depth=depth)
     encoder = Encoder(layers, task.in_channels, sizes.widths, stage, strides=sizes.strides, pool=False)
-    decoder = Decoder(layers, sizes.widths, sizes.strides, stage, join="up_first")
-    # lower heads exist always, as in the reference
-    heads = Heads(layers, decoder.channels, task.num_classes, deep_supervision=deep_supervision, always=True)
-    model = UNet(encoder, decoder, heads, sizes.divisor)
+    model = sizes.network(layers, encoder, stage, task.num_classes, deep_supervision)
     if weights:
         load_stunet(model, read_weights(weights))
     return model

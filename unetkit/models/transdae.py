@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.attention import TransformerBlock
+from unetkit.blocks.checks import check_even, check_heads, check_levels
 from unetkit.blocks.efficient import EfficientMixing
 from unetkit.blocks.init import glorot_init
 from unetkit.blocks.layers import Layers
-from unetkit.blocks.mix_transformer import MLP_RATIO, MixMlp, MixUnet, ReducedAttention
+from unetkit.blocks.mix_transformer import MLP_RATIO, JoinTo, MixMlp, MixUnet, ReducedAttention
 from unetkit.blocks.swin import stem_channels
-from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
 
@@ -51,17 +51,6 @@ class ScaleExchange(nn.Module):
         return found
 
 
-class Concatenate(nn.Linear):
-    """Set a skip beside the decoder's map and bring both to the skip's channels."""
-
-    def __init__(self, channels: int, skip_channels: int) -> None:
-        super().__init__(channels + skip_channels, skip_channels)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
-        """Map a decoder map and a skip, [B, *S, .], to one with the skip's channels."""
-        return super().forward(torch.cat([x, skip], -1))
-
-
 @register(
     ModelInfo(
         title="TransDAE",
@@ -91,7 +80,9 @@ def transdae(
 
     Raises ModelError if the options contradict each other.
     """
-    _check_options(widths, depths, heads, reductions)
+    check_levels(widths=widths, depths=depths, heads=heads, reductions=reductions)
+    check_heads(widths, heads)
+    check_even(widths)
     layers = Layers(task.dims)
 
     def block(level: int) -> nn.Module:
@@ -101,21 +92,8 @@ def transdae(
         mlps = (MixMlp(layers, width, MLP_RATIO * width) for _ in parts)
         return nn.Sequential(*(TransformerBlock(width, part, mlp) for part, mlp in zip(parts, mlps, strict=True)))
 
-    joins = [Concatenate(below // 2, width) for width, below in reversed(list(pairwise(widths)))]
+    joins = [JoinTo(below // 2, width) for width, below in reversed(list(pairwise(widths)))]
     model = MixUnet(layers, (stem_channels(task), task.num_classes), widths, depths, block, joins)
     model.bridge = ScaleExchange(layers, widths)
     glorot_init(model.bridge)
     return model
-
-
-def _check_options(
-    widths: Sequence[int], depths: Sequence[int], heads: Sequence[int], reductions: Sequence[int]
-) -> None:
-    if not len(widths) == len(depths) == len(heads) == len(reductions) or len(widths) < 2:
-        raise ModelError(
-            f"widths {tuple(widths)}, depths {tuple(depths)}, heads {tuple(heads)} and reductions {tuple(reductions)} "
-            "need one entry per level, 2 at least"
-        )
-    for width, count in zip(widths, heads, strict=True):
-        if count < 1 or width % count or width % 2:
-            raise ModelError(f"width {width} must be even and divide into {count} heads")

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -12,7 +11,7 @@ from unetkit.blocks.conv import ConvStack
 from unetkit.blocks.encoders import TimmEncoder, encoder_for
 from unetkit.blocks.init import he_init, smp_init
 from unetkit.blocks.layers import Layers, Size
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_depth, check_inputs
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, choose, register
 from unetkit.types import TaskShape
@@ -93,8 +92,7 @@ def unet(
 ) -> nn.Module:
     """Build a U-Net of `widths` channels per level, finest first, or on a timm `encoder` instead.
 
-    Raises ModelError for an unknown variant or options that do not go together, ShapeError if the patch is too
-    small for so many levels.
+    Raises ModelError for an unknown variant or options that do not go together.
     """
     own = {"variant": variant != DEFAULT, "widths": widths, "dropout": dropout}
     network = encoder_for(task, encoder, pretrained=pretrained, weights=weights, unused=own)
@@ -102,8 +100,6 @@ def unet(
         return _on_encoder(task, network, deep_supervision)
     chosen = choose(VARIANTS, variant, "variant")
     channels = tuple(widths or chosen.widths)
-    deep_enough = partial(check_depth, channels)
-    deep_enough(task.patch_size)
     layers = Layers(task.dims, dropout=dropout, **chosen.layers)
     up_widths = channels[:-1]
     if chosen.thin:  # nothing narrows the enlarged maps, so the blocks before and after them do
@@ -113,7 +109,6 @@ def unet(
     up = Decoder(layers, channels, down.strides, _hidden if chosen.thin else ConvStack, widths=up_widths)
     model = UNet(down, up, Heads(layers, up_widths, task.num_classes, deep_supervision=deep_supervision))
     if layers.padded:
-        check_inputs(model, deep_enough)
         return model
     if deep_supervision:
         raise ModelError(

@@ -8,7 +8,7 @@ from torch import nn
 from unetkit.blocks.borders import MirrorBorder
 from unetkit.blocks.conv import ConvStack
 from unetkit.blocks.layers import Layers, Size
-from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet, check_divides, check_inputs
+from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, choose, register
 from unetkit.types import TaskShape
@@ -90,12 +90,8 @@ def unet3d(
 ) -> nn.Module:
     """Build a 3D U-Net of `widths` channels per level, finest first.
 
-    Raises ModelError for an unknown variant, ShapeError if the patch does not divide by the network's strides.
+    Raises ModelError for an unknown variant.
     """
     build = choose(VARIANTS, variant, "variant")
     channels = tuple(widths or WIDTHS)
-    divides = partial(check_divides, (2 ** (len(channels) - 1),) * task.dims)
-    divides(task.patch_size)
-    model = build(task, channels, deep_supervision)
-    check_inputs(model, divides)
-    return model
+    return build(task, channels, deep_supervision)

@@ -1,7 +1,6 @@
 """UNet 3+: every decoder map is made from all scales, of encoder and decoder, side by side (arXiv:2004.08790)."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from unetkit.blocks.conv import ConvNormAct, ConvStack
 from unetkit.blocks.init import he_init
 from unetkit.blocks.layers import Layers
-from unetkit.blocks.unet import Encoder, Heads, UNet, check_divides, check_inputs
+from unetkit.blocks.unet import Encoder, Heads, UNet
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
@@ -132,7 +131,7 @@ def unet3p(
     """Build a UNet 3+ of `widths` channels per level, finest first; each scale gives `branch_width` to a decoder map.
 
     Without `branch_width` that is the first width. Raises ModelError for options that do not go together or fewer
-    than 2 widths, ShapeError if the patch does not divide by the network's strides.
+    than 2 widths.
     """
     channels = tuple(widths or WIDTHS)
     if len(channels) < 2:
@@ -141,8 +140,6 @@ def unet3p(
         raise ModelError(
             "as_published=true is about the classification alone; add classification_guided=true or drop it"
         )
-    divides = partial(check_divides, (2 ** (len(channels) - 1),) * task.dims)
-    divides(task.patch_size)
     layers = Layers(task.dims, up="linear")
     encoder = Encoder(layers, task.in_channels, channels, ConvStack)
     decoder = FullScaleDecoder(layers, channels, branch_width or channels[0])
@@ -150,5 +147,4 @@ def unet3p(
     presence = Presence(layers, channels[-1], as_published) if classification_guided else None
     model = UNet(encoder, decoder, FullSizeHeads(layers, heads, presence))
     he_init(model, norm_std=NORM_STD)
-    check_inputs(model, divides)
     return model

@@ -1,7 +1,6 @@
 """UNeXt: the deep levels of a small U-Net are MLPs over tokens, whose channels are shifted (arXiv:2203.04967)."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 
 import torch
@@ -12,7 +11,7 @@ from unetkit.blocks.conv import Block
 from unetkit.blocks.init import fan_out_init, linear_init
 from unetkit.blocks.layers import Layers, Size
 from unetkit.blocks.pooled import EnlargeStage, PoolStage, SumDecoder
-from unetkit.blocks.unet import Encoder, Heads, UNet, check_divides, check_inputs
+from unetkit.blocks.unet import Encoder, Heads, UNet
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register, variant
 from unetkit.types import TaskShape
@@ -89,28 +88,6 @@ def _conv_stage(layers: Layers, in_channels: int, channels: int, stride: Size = 
     return PoolStage(layers, layers.conv(in_channels, channels), channels, stride)
 
 
-def _unext(task: TaskShape, widths: Sequence[int]) -> nn.Module:
-    """Build the network of any widths, finest first; the first map has half the resolution of the image."""
-    convs = len(widths) - TOKEN_LEVELS
-    if convs < 1:
-        raise ModelError(f"widths {list(widths)}: two token levels lie below at least one other; give 3 or more")
-    divides = partial(check_divides, (2 ** len(widths),) * task.dims)
-    divides(task.patch_size)
-    layers = Layers(task.dims, up="linear")
-    blocks: Sequence[Block] = [_conv_stage] * convs + [TokenStage] * TOKEN_LEVELS
-    encoder = Encoder(layers, task.in_channels, widths, blocks, strides=[2] * len(widths), pool=False)
-    # the step to the image's resolution has neither norm nor skip
-    steps = [EnlargeStage(layers.but(norm="none"), layers.conv(widths[0], widths[0]), widths[0])]
-    steps += [EnlargeStage(layers, layers.conv(b, a), a) for a, b in pairwise(widths)]
-    after = [
-        TokenMixing(layers, width) if level >= convs - 1 else nn.Identity() for level, width in enumerate(widths[:-1])
-    ]
-    decoder = SumDecoder(steps, [nn.Identity(), *after])
-    model = UNet(encoder, decoder, Heads(layers, widths[:1], task.num_classes))
-    check_inputs(model, divides)
-    return model
-
-
 @register(
     ModelInfo(
         title="UNeXt",
@@ -129,18 +106,28 @@ def _unext(task: TaskShape, widths: Sequence[int]) -> nn.Module:
     )
 )
 def unext(task: TaskShape, *, widths: Sequence[int] = WIDTHS) -> nn.Module:
-    """Build UNeXt of `widths` channels per level, the last two of tokens; raises as the size needs, and ModelError."""
-    return _unext(task, tuple(widths))
+    """Build UNeXt of `widths` channels per level, finest first at half resolution, the last two of tokens.
+
+    Raises ModelError for fewer than 3.
+    """
+    convs = len(widths) - TOKEN_LEVELS
+    if convs < 1:
+        raise ModelError(f"widths {list(widths)}: two token levels lie below at least one other; give 3 or more")
+    layers = Layers(task.dims, up="linear")
+    blocks: Sequence[Block] = [_conv_stage] * convs + [TokenStage] * TOKEN_LEVELS
+    encoder = Encoder(layers, task.in_channels, widths, blocks, strides=[2] * len(widths), pool=False)
+    # the step to the image's resolution has neither norm nor skip
+    steps = [EnlargeStage(layers.but(norm="none"), layers.conv(widths[0], widths[0]), widths[0])]
+    steps += [EnlargeStage(layers, layers.conv(b, a), a) for a, b in pairwise(widths)]
+    after = [
+        TokenMixing(layers, width) if level >= convs - 1 else nn.Identity() for level, width in enumerate(widths[:-1])
+    ]
+    decoder = SumDecoder(steps, [nn.Identity(), *after])
+    return UNet(encoder, decoder, Heads(layers, widths[:1], task.num_classes))
 
 
 @variant(
-    unext,
-    title="UNeXt-S",
-    params={2: 253561},
-    gflops={2: 0.1985},
-    activation_mb={2: 17.18},
-    new="UNeXt with fewer channels",
-    notes="",
+    unext, title="UNeXt-S", params={2: 253561}, gflops={2: 0.1985}, activation_mb={2: 17.18}, new="a smaller UNeXt"
 )
 def unext_s(task: TaskShape, *, widths: Sequence[int] = SMALL) -> nn.Module:
     """Build UNeXt-S, as `unext` with its own widths."""
