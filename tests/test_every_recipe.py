@@ -12,6 +12,37 @@ from unetkit.recipe import list_recipes, resolve
 from unetkit.registry import model_info
 
 SIDE = 32
+VOLUME = 40
+"""Side of a generated volume: more than one window, and not many."""
+FIVE, DEEP = [8, 16, 32, 64, 128], {"widths": [16, 40, 64]}
+HYBRID = {"resnet_units": [1, 1, 1], "hidden": 48, "mlp": 96, "heads": 3, "layers": 2}
+NARROW = {
+    "att_swin_unet": {"embed_dim": 24},
+    "daeformer": DEEP,
+    "focal_unet": {"embed_dim": 16},
+    "h2former": {"widths": [16, 32, 64, 128], "depths": [1, 1, 1, 1]},
+    "iscf": DEEP,
+    "missformer": {"widths": [16, 32, 80, 128]},
+    "mpu_net": {"widths": FIVE},
+    "nnformer": {"embed_dim": 24},
+    "r2unet": {"widths": FIVE},
+    "sam_unet": {"hidden": 64, "resnet": "resnet34"},
+    "swin_unet": {"embed_dim": 24},
+    "transdae": DEEP,
+    "transnorm": HYBRID,
+    "transunet": HYBRID,
+    "u2net": {"shrink": 8},
+    "unet3d": {"widths": [8, 16, 32, 64]},
+    "unet3p": {"widths": FIVE},
+    "unetr_plus_plus": {"widths": [8, 16, 32, 64, 64]},
+}
+"""Options that make networks of more than 20 million parameters light: at full width most time goes into files."""
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that all recipes share, so that each kind of generated data is made once."""
+    return tmp_path_factory.mktemp("home")
 
 
 def small(name: str) -> list[str]:
@@ -25,12 +56,13 @@ def small(name: str) -> list[str]:
         keys.append("plan.spacing=native")
     if recipe.plan.strides and not recipe.plan.widths:
         keys.append(f"plan.widths={[8] * len(recipe.plan.strides)}")
+    keys += [f"model.{key}={json.dumps(value)}" for key, value in NARROW.get(recipe.model.name, {}).items()]
     if not sizes:  # a recipe that leaves the patch to the plan
         keys = [f"data.patch_size={legal}", "plan.widths=[4, 8, 16, 16]"]
     return [
         *keys,
         f"data.dataset=phantom{dims}d",
-        f"data.generator={{size: {[64] * dims}}}",
+        f"data.generator={{size: {[VOLUME] * 3 if dims == 3 else [64, 64]}}}",
         "data.cases=3",
         "train.epochs=1",
         "train.steps_per_epoch=2",
@@ -52,9 +84,9 @@ def with_earlier_stage(name: str, words: list[str], folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_recipe_trains(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))  # generated data are kept below the user's home
+    monkeypatch.setenv("HOME", str(home))  # generated data are kept below the user's home
     words = with_earlier_stage(name, small(name), tmp_path / "stage")
     code = main(["train", f"recipe={name}", *words, f"output={tmp_path / 'runs'}", "--json"])
     streams = capsys.readouterr()
