@@ -1,4 +1,4 @@
-"""Any timm network that offers a pyramid of maps, as the encoder of a 2D U-Net."""
+"""Any timm network that offers a pyramid of maps, as the encoder of a 2D U-Net, or that ends in one vector."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,8 @@ class TimmEncoder(nn.Module):
         stemmed = STEM_FIRST.fullmatch(name)
         if stemmed:
             name = f"efficientnet_{stemmed[1]}"
-        self.network = _create(name.removeprefix("tu-"), in_channels, pretrained, weights)
+        maps = {"features_only": True, "in_chans": in_channels}
+        self.network = _create(name.removeprefix("tu-"), maps, pretrained, weights)
         self.channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
         reductions = self.network.feature_info.reduction()
         # a stem of stride 4 (ConvNeXt, Swin) has no maps at 1/1 and 1/2
@@ -88,13 +89,26 @@ def encoder_for(
     return encoder
 
 
-def _create(name: str, in_channels: int, pretrained: bool, weights: str | None) -> Any:
-    """Build the timm network; every failure becomes one line."""
+def pooled_encoder(
+    name: str, in_channels: int, dropout: float, *, pretrained: bool = False, weights: str | None = None
+) -> nn.Module:
+    """Return a timm network from images to a vector [B, `num_features`] with dropout; weights as in `TimmEncoder`.
+
+    Raises ModelError for weights that cannot be had.
+    """
+    network: nn.Module = _create(
+        name, {"num_classes": 0, "in_chans": in_channels, "drop_rate": dropout}, pretrained, weights
+    )
+    return network
+
+
+def _create(name: str, how: Mapping[str, Any], pretrained: bool, weights: str | None) -> Any:
+    """Build the timm network as timm is told in `how`; every failure becomes one line."""
     import timm  # slow to import, and only needed where an encoder is asked for
 
     if name.partition(".")[0] not in timm.list_models():
         raise ModelError(f"timm has no network '{name}'{nearest(name, timm.list_models())}; see timm.list_models()")
-    options: dict[str, Any] = {"features_only": True, "in_chans": in_channels, "pretrained": pretrained}
+    options: dict[str, Any] = {**how, "pretrained": pretrained}
     if weights:
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(_weights_file(weights, pretrained))}}
     try:
@@ -104,7 +118,7 @@ def _create(name: str, in_channels: int, pretrained: bool, weights: str | None) 
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].strip()[:120]
         if not options["pretrained"]:
             raise ModelError(
-                f"encoder '{name}' cannot be built with maps per level ({reason}); choose another"
+                f"encoder '{name}' cannot be built with {', '.join(how)} ({reason}); choose another"
             ) from error
         raise ModelError(
             f"the weights of encoder '{name}' cannot be had ({reason}); "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from unetkit.engine.losses import build_loss
+from unetkit.engine.losses.contours import CONTOURS, contour_loss
 from unetkit.engine.losses.objective import Objective
 from unetkit.engine.pretrain import for_pretraining
 from unetkit.plan.plan import Plan
@@ -20,4 +21,6 @@ def with_loss(network: nn.Module, recipe: Recipe, plan: Plan) -> tuple[nn.Module
     if recipe.task == "pretrain":
         return for_pretraining(network, recipe, plan)
     learns = model_info(recipe.model.name).learns
+    if learns == CONTOURS:
+        return network, contour_loss(network, recipe, plan)
     return network, build_loss(recipe.train.loss, plan.labels, plan.batch_dice, learns)

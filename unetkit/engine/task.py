@@ -18,6 +18,7 @@ from unetkit.data.splits import make_split
 from unetkit.engine.distributed import ALONE, Group
 from unetkit.engine.log import require_tensorboard
 from unetkit.engine.losses import build_loss
+from unetkit.engine.losses.contours import CONTOURS, check_contours
 from unetkit.engine.parallel import check_parallel
 from unetkit.engine.prepare import Preparation, open_for, prepare_plan
 from unetkit.engine.pretrain import check_pretraining
@@ -144,6 +145,8 @@ def check_task(recipe: Recipe, preparation: Preparation) -> None:
     info = model_info(recipe.model.name)
     if recipe.task == "pretrain":
         check_pretraining(recipe, preparation.plan)
+    elif info.learns == CONTOURS:
+        check_contours(recipe, preparation.plan)
     else:
         build_loss(recipe.train.loss, preparation.plan.labels, learns=info.learns)
         if info.learns == "queries" and preparation.plan.labels.instances:

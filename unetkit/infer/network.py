@@ -113,10 +113,14 @@ def _create(info: ModelInfo, task: TaskShape, options: dict[str, Any]) -> nn.Mod
 
 
 def plan_options(info: ModelInfo, plan: Plan) -> dict[str, Any]:
-    """Return the sizes of the plan that the model's builder asks for; a model with strides of its own asks for none."""
+    """Return what the model's builder asks the plan for: sizes, and whether its outputs are regions.
+
+    A model with strides of its own asks for no sizes.
+    """
+    regions = {"regions": plan.labels.regions} if "regions" in info.options else {}
     if "strides" not in info.options:
-        return {}
-    return {name: getattr(plan, name) for name in FROM_PLAN if name in info.options and getattr(plan, name)}
+        return regions
+    return regions | {name: getattr(plan, name) for name in FROM_PLAN if name in info.options and getattr(plan, name)}
 
 
 class MeanNetwork(nn.Module):

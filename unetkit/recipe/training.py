@@ -50,11 +50,12 @@ class LossSection(Section):
         "focal_l1",
         "jaccard_metric",
         "focal_l1_jaccard",
+        "contours",
         "queries",
     ] = Field(
         "auto",
-        description="auto: dice_bce for regions, distance for instances (queries for a network of queries), else "
-        "dice_ce; focal_l1_jaccard: SAUNA's sum of the two",
+        description="auto: dice_bce for regions, distance for instances (queries for a network of queries), "
+        "contours for a network of contours, else dice_ce; focal_l1_jaccard: SAUNA's sum of the two",
     )
     dice_weight: NonNegative = Field(1.0, description="weight of the soft Dice term")
     ce_weight: NonNegative = Field(1.0, description="weight of the cross-entropy (or BCE) term")
@@ -85,6 +86,12 @@ class LossSection(Section):
     l1_beta: NonNegative = Field(1.0, description="how much less such a voxel counts the closer it is in focal_l1")
     l1_positive: NonNegative = Field(1.0, description="weight in focal_l1 of a voxel whose target is above 0")
     jaccard_weight: NonNegative = Field(1.0, description="weight of jaccard_metric in focal_l1_jaccard")
+    point_error: Literal["mse", "l1"] = Field(
+        "mse", description="contours: squared or absolute error of coordinates, in shares of the image's sides"
+    )
+    kld_weight: NonNegative = Field(
+        1e-5, description="contours: weight of the divergence of a latent vector from the normal distribution"
+    )
     mask_weight: NonNegative = Field(5.0, description="queries: weight of the BCE of masks, and as a cost of matching")
     mask_dice_weight: NonNegative = Field(2.0, description="queries: weight of the Dice of masks, likewise")
     no_object_weight: NonNegative = Field(

@@ -37,6 +37,7 @@ USED = {
     "focal_l1": _L1,
     "jaccard_metric": {"targets"},
     "focal_l1_jaccard": {"jaccard_weight", *_L1},
+    "contours": {"point_error", "kld_weight"},
     "queries": {"ce_weight", "mask_weight", "mask_dice_weight", "no_object_weight", "points"},
 }
 """The keys of the loss section that each loss reads."""
@@ -164,13 +165,22 @@ def build_loss(section: LossSection, labels: Labels, batch_dice: bool = False, l
     return SegmentationLoss(terms[name], labels.regions)
 
 
-def _check(section: LossSection, name: str, labels: Labels, objects: str) -> None:
+def check_keys(section: LossSection, name: str) -> None:
+    """Refuse keys that the loss of this name does not read. Raises RecipeError."""
     # a key that is given but never read would be a silent mistake
     defaults = LossSection()
     changed = {key for key in type(section).model_fields if getattr(section, key) != getattr(defaults, key)}
     for key in sorted(changed - USED[name] - {"name"}):
         readers = ", ".join(n for n, keys in USED.items() if key in keys)
         raise RecipeError(f"train.loss.{key} is not used by the loss '{name}'; drop it, or choose one of {readers}")
+
+
+def _check(section: LossSection, name: str, labels: Labels, objects: str) -> None:
+    if name == "contours":
+        raise RecipeError(
+            "train.loss.name=contours is for networks that learn contours, such as hybridgnet; use auto or one of them"
+        )
+    check_keys(section, name)
     if labels.instances != (name == objects) or name in {"distance", "queries"} - {objects}:
         needed = (
             f"{objects}, the one for instances and this network"

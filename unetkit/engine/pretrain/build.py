@@ -13,6 +13,7 @@ from unetkit.errors import RecipeError
 from unetkit.plan.plan import Plan
 from unetkit.recipe.schema import Recipe
 from unetkit.recipe.training import PretrainSection
+from unetkit.registry import model_info
 
 
 def for_pretraining(network: nn.Module, recipe: Recipe, plan: Plan) -> tuple[nn.Module, Objective]:
@@ -35,6 +36,8 @@ def views_of(recipe: Recipe) -> int:
 def check_pretraining(recipe: Recipe, plan: Plan) -> None:
     """Refuse what would fail after the preprocessing. Raises RecipeError."""
     section = recipe.train.pretrain
+    if model_info(recipe.model.name).learns == "contours":
+        raise RecipeError(f"task=pretrain: {recipe.model.name} gives contours and no maps; choose another model")
     if section.method == "mae":
         mask_part(section, plan.patch_size)
     elif (recipe.train.batch_size or plan.batch_size) < 2:
