@@ -120,7 +120,7 @@ class TriMamba(nn.Module):
         self.out_proj = nn.Linear(inner, channels, bias=False)
 
     def forward(self, tokens: Tensor, size: Sequence[int]) -> Tensor:
-        """Map tokens [B, N, C] of a map of `size` to the same shape. Raises ShapeError if the slices do not divide it."""
+        """Map tokens [B, N, C] of a map of `size` to the same shape. Raises ShapeError if slices do not divide it."""
         slices = self.slices or size[0]
         xz = self.in_proj.weight @ tokens.transpose(1, 2)
         x, z = xz.chunk(2, 1)
