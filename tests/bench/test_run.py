@@ -58,7 +58,7 @@ def test_a_killed_benchmark_goes_on_and_no_job_is_lost_or_done_twice(home, capsy
     child = subprocess.Popen(
         [sys.executable, "-m", "unetkit", "bench", f"recipe={path}"], stderr=subprocess.DEVNULL, env=dict(os.environ)
     )
-    folder, waited = None, time.monotonic() + 120
+    folder, waited = None, time.monotonic() + 600
     while time.monotonic() < waited:
         if (home / "small" / "bench.json").exists():
             folder = folder or read_bench_folder(home / "small")
@@ -88,6 +88,14 @@ def test_a_killed_benchmark_goes_on_and_no_job_is_lost_or_done_twice(home, capsy
     assert {row["case"] for row in cases if row["model"] == "tiny"} == set(tested)
     split = json.loads((first.parent / "run" / "split.json").read_text())
     assert set(tested) == set(split["test"])
+
+    code, document = told(capsys, "report", f"run={home / 'small'}", "seconds=0.3", "device=cpu")
+    assert (code, list(document["reports"])) == (0, ["random"])
+    page = (home / "small" / "report_random.html").read_text()
+    # every case that is shown, as both networks see it
+    assert page.count("<figure>") == 2 * min(2, len(tested))
+    assert "cells/broken/seed_0" in page
+    assert "U-Score with anchors <b>cohort</b>" in page
 
 
 def test_more_jobs_may_join_a_benchmark_and_done_ones_must_mean_the_same(home):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ Outcome = tuple[Any, str | None]
 FORMS = {
     "cost": "parameters, operations, memory and times of models: `unetkit bench cost size=[256,256] seconds=5`",
     "run": "all jobs of a benchmark: `unetkit bench recipe=FILE.yaml`, and again to go on",
+    "report": "a page with tables, plots and tests: `unetkit bench report run=benches/x`",
     "table": "results.csv and cases.csv of a benchmark as far as it has come: `unetkit bench table run=benches/x`",
 }
 
@@ -45,10 +46,19 @@ class RunWords(Section):
     retry: bool = Field(False, description="do failed jobs again")
 
 
+class ReportWords(Section):
+    """Which benchmark to report, and by what."""
+
+    run: str = Field(description="folder of a benchmark")
+    metric: Literal["iou", "dice", "nsd", "ap50", "pq"] = Field("iou", description="what models are compared by")
+    seconds: PositiveFloat = Field(5.0, description="time that timing one model may take")
+    device: str = Field("auto", description="where to time them: auto, cpu, cuda or cuda:N")
+
+
 def bench(words: list[str]) -> Outcome:
     """Do what the first word says: cost, table, or a run with recipe=NAME or run=FOLDER."""
     form, rest = (words[0], words[1:]) if words and "=" not in words[0] else ("run", words)
-    forms = {"cost": cost, "run": run, "table": table}
+    forms = {"cost": cost, "run": run, "report": report, "table": table}
     if form not in forms:
         raise RecipeError(f"bench {form}: choose {', '.join(forms)}{nearest(form, forms)}")
     return forms[form](rest)
@@ -105,6 +115,20 @@ def table(words: list[str]) -> Outcome:
     folder = read_bench_folder(Path(args.run))
     written, rows = write_tables(folder), job_rows(folder)
     return {"rows": rows, "written": [str(path) for path in written]}, _told(rows, written)
+
+
+def report(words: list[str]) -> Outcome:
+    """Time the networks of a benchmark and write its page."""
+    args = read_words(words, ReportWords)
+    from unetkit.bench.folder import read_bench_folder
+    from unetkit.bench.report import write_bench_report
+    from unetkit.progress import case_bar
+
+    folder = read_bench_folder(Path(args.run))
+    options: dict[str, Any] = {"metric": args.metric, "seconds": args.seconds, "device": args.device}
+    written = write_bench_report(folder, **options, progress=case_bar("timing models"))
+    pages = {start: str(path) for start, path in written.items()}
+    return {"run": str(folder.path), "reports": pages}, "\n".join(f"report: {path}" for path in pages.values())
 
 
 def _go_on(args: RunWords) -> Outcome:
