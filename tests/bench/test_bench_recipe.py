@@ -45,6 +45,14 @@ def test_keys_of_one_model_go_before_those_of_all_and_relative_roots_lie_below_d
     assert {job.recipe.data.root for job in jobs_of(told)} == {None, "somewhere/kvasir"}
 
 
+def test_a_data_set_may_be_for_some_models_alone():
+    told = bench(datasets={**TREE["datasets"], "own": {"data": {"root": "x"}, "models": ["nested"]}})
+    assert [job.model for job in jobs_of(told) if job.dataset == "own"] == ["nested", "nested"]
+    for wrong, said in (([], "give a list of labels"), (["nestd"], "did you mean 'nested'")):
+        with pytest.raises(RecipeError, match=said):
+            list(jobs_of(bench(datasets={"own": {"data": {"root": "x"}, "models": wrong}})))
+
+
 def test_other_data_are_tested_by_the_networks_of_their_source():
     told = bench(zero_shot={"far": {"source": "cells", "data": {"root": "far"}}}, data_root="in")
     assert {job.dataset for job in jobs_of(told) if job.transfers} == {"cells"}

@@ -59,7 +59,8 @@ class BenchRecipe(Section):
         description="names, or sections `model` of a recipe: {name: unetpp, encoder: resnet18}; `label` names a variant"
     )
     datasets: Annotated[dict[str, Tree], Field(min_length=1)] = Field(
-        description="name -> keys of a recipe that hold for this data set, data.root or data.dataset among them"
+        description="name -> keys of a recipe that hold for this data set, data.root or data.dataset among them; with "
+        "`models`, a list of labels, it is for these alone"
     )
     seeds: Annotated[list[int], Field(min_length=1)] = Field([0, 1, 2], description="a training of each model for each")
     budget: Budget
@@ -145,16 +146,33 @@ def jobs_of(bench: BenchRecipe) -> Iterator[BenchJob]:
             f"per_model.{unknown[0]}: no such model in this benchmark{nearest(unknown[0], models)}; there are "
             f"{', '.join(models)}"
         )
+    meant = {dataset: _meant(dataset, own, models) for dataset, own in bench.datasets.items()}
     for seed in bench.seeds:
-        for dataset, own in bench.datasets.items():
+        for dataset, keys in bench.datasets.items():
+            own = {key: value for key, value in keys.items() if key != "models"}
             transfers = {n: _placed(bench, {"data": t.data})["data"] for n, t in bench.zero_shot.items()
                          if t.source == dataset}  # fmt: skip
-            for label, model in models.items():
+            for label in meant[dataset]:
+                model = models[label]
                 parts = [bench.recipe, own, bench.per_model.get(label, {}), {"model": model}, _budget(bench)]
                 tree: Tree = {}
                 for part in parts:
                     tree = merged(tree, part)
                 yield BenchJob(label, dataset, seed, _recipe(bench, tree, seed, f"{label} on {dataset}"), transfers)
+
+
+def _meant(dataset: str, own: Tree, models: Mapping[str, Tree]) -> list[str]:
+    """Return the labels of the models that a data set is for."""
+    chosen = own.get("models", list(models))
+    if not isinstance(chosen, list) or not chosen:
+        raise RecipeError(f"datasets.{dataset}.models={chosen}: give a list of labels, or drop it for all models")
+    for label in chosen:
+        if label not in models:
+            raise RecipeError(
+                f"datasets.{dataset}.models: '{label}' is no model of this benchmark{nearest(str(label), models)}; there "
+                f"are {', '.join(models)}"
+            )
+    return chosen
 
 
 def labelled(bench: BenchRecipe) -> dict[str, Tree]:
