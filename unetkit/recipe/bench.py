@@ -169,8 +169,8 @@ def _meant(dataset: str, own: Tree, models: Mapping[str, Tree]) -> list[str]:
     for label in chosen:
         if label not in models:
             raise RecipeError(
-                f"datasets.{dataset}.models: '{label}' is no model of this benchmark{nearest(str(label), models)}; there "
-                f"are {', '.join(models)}"
+                f"datasets.{dataset}.models: '{label}' is no model of this benchmark{nearest(str(label), models)}; "
+                f"there are {', '.join(models)}"
             )
     return chosen
 
