@@ -9,6 +9,7 @@ larger than the patch is one window.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -126,9 +127,7 @@ def _of_window(classes: Tensor, masks: Tensor, box: Box, settings: InferSection)
 
 def suppressed(masks: np.ndarray, threshold: float) -> list[int]:
     """Return the indices of masks bool [N, H, W], best first, of an IoU of at most a threshold with those kept."""
-    flat = masks.reshape(len(masks), masks[0].size if len(masks) else 0).astype(np.float32)
-    shared, sizes = flat @ flat.T, flat.sum(1)
-    iou = shared / np.maximum(sizes[:, None] + sizes[None] - shared, 1)
+    iou = _iou(masks, masks)
     kept: list[int] = []
     for i in range(len(masks)):
         if not (iou[i, kept] > threshold).any():
@@ -139,7 +138,7 @@ def suppressed(masks: np.ndarray, threshold: float) -> list[int]:
 def joined_windows(groups: Sequence[Sequence[Found]], boxes: Sequence[Box]) -> list[Found]:
     """Return the objects of overlapping windows as objects of the image, those of better scores first."""
     every = [one for group in groups for one in group]
-    owner = {id(one): number for number, one in enumerate(every)}
+    starts = np.cumsum([0, *map(len, groups)])
     root = list(range(len(every)))
 
     def find(number: int) -> int:
@@ -147,18 +146,26 @@ def joined_windows(groups: Sequence[Sequence[Found]], boxes: Sequence[Box]) -> l
             number = root[number]
         return number
 
-    for (first, box), (second, other) in combinations(zip(groups, boxes, strict=True), 2):
-        shared = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, other, strict=True))
-        if not all(side.start < side.stop for side in shared):
-            continue
-        for one, two in product(first, second):
-            here, there = one.within(shared), two.within(shared)
-            if (here & there).sum() > _SAME * (here | there).sum():
-                root[find(owner[id(two)])] = find(owner[id(one)])
+    for i, j in combinations(range(len(groups)), 2):
+        shared = tuple(
+            slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(boxes[i], boxes[j], strict=True)
+        )
+        if groups[i] and groups[j] and all(side.start < side.stop for side in shared):
+            here, there = (np.stack([found.within(shared) for found in groups[k]]) for k in (i, j))
+            for row, column in np.argwhere(_iou(here, there) > _SAME):
+                root[find(int(starts[j] + column))] = find(int(starts[i] + row))
     members: dict[int, list[Found]] = {}
     for number, one in enumerate(every):
         members.setdefault(find(number), []).append(one)
     return sorted(map(_union, members.values()), key=lambda one: -one.score)
+
+
+def _iou(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Return the IoU [N, M] of masks bool [N, ...] and [M, ...], 0 where both are empty."""
+    flat, other = (masks.reshape(len(masks), math.prod(masks.shape[1:])).astype(np.float32) for masks in (one, two))
+    shared = flat @ other.T
+    ratio: np.ndarray = shared / np.maximum(flat.sum(1)[:, None] + other.sum(1)[None] - shared, 1)
+    return ratio
 
 
 def _union(parts: Sequence[Found]) -> Found:
