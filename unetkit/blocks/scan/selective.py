@@ -11,7 +11,7 @@ from unetkit.blocks.scan.backends import choose_backend
 from unetkit.blocks.scan.inputs import ScanInputs
 from unetkit.errors import ModelError, ShapeError
 
-BACKENDS = ("oracle", "torch")
+BACKENDS = ("oracle", "torch", "triton")
 
 
 def selective_scan(
@@ -72,7 +72,11 @@ _SCHEMA = (
 
 def _implementation(backend: str) -> Any:
     """The module with `forward` and `backward` of a backend."""
-    return {"torch": torch_selective}[backend]
+    if backend == "triton":
+        from unetkit.blocks.scan import triton_selective
+
+        return triton_selective
+    return torch_selective
 
 
 @torch.library.custom_op(
