@@ -1,5 +1,6 @@
 """The matrix memory of xLSTM (mLSTM, arXiv:2405.04517), done in chunks of tokens: linear in their number."""
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from unetkit.blocks.scan import flops, oracle, torch_mlstm
 from unetkit.blocks.scan.backends import choose_backend
 from unetkit.errors import ShapeError
 
-BACKENDS = ("oracle", "torch")
+BACKENDS = ("oracle", "torch", "triton")
 
 
 def mlstm(
@@ -29,7 +30,7 @@ def mlstm(
     q, k [B, H, S, d], k scaled by d^-1/2 inside; v [B, H, S, e]; i, f [B, H, S], before exp and sigmoid. `chunk` tokens
     are done at once, by matrix products; it changes the speed, not the result. Stabilised by the running maximum of
     the log gates; `eps` is added to the denominator so scaled. Returns [B, H, S, e] in the dtype of q; arithmetic and
-    state are fp32 (fp64 if an input is) whatever the autocast.
+    state are fp32 (fp64, by torch, if an input is) whatever the autocast.
     Raises ShapeError for shapes that do not belong together, ModelError for a backend that is not there.
     """
     backend = choose_backend("mlstm", backend, q.device, BACKENDS)
@@ -38,7 +39,7 @@ def mlstm(
     _check(q, k, v, i, f, chunk)
     given = [t.flatten(0, 1) for t in (q, k, v, i, f)]
     if any(t.dtype == torch.float64 for t in given):
-        given = [t.double() for t in given]
+        given, backend = [t.double() for t in given], "torch"
     h = _mlstm(*given, chunk, eps, backend)
     return h.unflatten(0, q.shape[:2]).to(q.dtype)
 
@@ -55,12 +56,21 @@ def _check(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, chunk: int) ->
         raise ShapeError(f"mlstm got chunk={chunk}; give 1 or more tokens")
 
 
+def _kernels(backend: str) -> ModuleType:
+    """The module with `forward` and `backward`."""
+    if backend != "triton":
+        return torch_mlstm
+    from unetkit.blocks.scan import triton_mlstm
+
+    return triton_mlstm
+
+
 @torch.library.custom_op("unetkit::mlstm", mutates_args=())
 def _mlstm(
     q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, chunk: int, eps: float, backend: str
 ) -> Tensor:  # rows [N, S, ...] to h [N, S, e], fp32 or fp64
     with torch.autocast(q.device.type, enabled=False):
-        return torch_mlstm.forward((q, k, v, i, f), chunk, eps)
+        return _kernels(backend).forward((q, k, v, i, f), chunk, eps)
 
 
 @torch.library.custom_op("unetkit::mlstm_backward", mutates_args=())
@@ -77,7 +87,7 @@ def _mlstm_backward(
     backend: str,
 ) -> list[Tensor]:
     with torch.autocast(q.device.type, enabled=False):
-        return torch_mlstm.backward(grad, h, (q, k, v, i, f), chunk, eps)
+        return _kernels(backend).backward(grad, h, (q, k, v, i, f), chunk, eps)
 
 
 @_mlstm.register_fake

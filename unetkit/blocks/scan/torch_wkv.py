@@ -8,6 +8,7 @@ that grow with the distance, are no different.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,12 +30,19 @@ class Sides:
     scales: tuple[Tensor, Tensor]
 
 
-def forward(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the averages y and the logarithm of the sum of weights, both [B, T, C], fp32 or fp64."""
-    tokens, size = k.shape[1], _size(k.shape[1], w, u)
+SidesOf = Callable[[Tensor, tuple[Tensor, Tensor | None], Tensor], Sides]
+
+
+def forward(k: Tensor, v: Tensor, w: Tensor, u: Tensor, sides: SidesOf | None = None) -> tuple[Tensor, Tensor]:
+    """Return the averages y and the logarithm of the sum of weights, both [B, T, C], fp32 or fp64.
+
+    `sides` makes the running sums of chunks of one token, where this is not left to torch.
+    """
+    tokens, size = k.shape[1], 1 if sides else _size(k.shape[1], w, u)
+    sides = sides or _sides
     key = _chunks(k, size, -torch.inf)
     value = _chunks(v, size, 0)
-    sums, rest = _both(_sides(key, (value, None), w))
+    sums, rest = _both(sides(key, (value, None), w))
     own = key + u
     top = torch.maximum(rest, own)
     rest, own = torch.exp(rest - top), torch.exp(own - top)
@@ -44,18 +52,19 @@ def forward(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]
 
 
 def backward(
-    grad: Tensor, y: Tensor, log: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor
+    grad: Tensor, averages: tuple[Tensor, Tensor], given: tuple[Tensor, ...], sides: SidesOf | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of k, v [B, T, C] and w, u [C]; `log` is the second that `forward` gave."""
-    tokens, size = k.shape[1], _size(k.shape[1], w, u)
+    """Return the gradients of k, v [B, T, C] and w, u [C]; `averages` is what `forward` gave for them."""
+    (y, log), (k, v, w, u) = averages, given
+    tokens, size = k.shape[1], 1 if sides else _size(k.shape[1], w, u)
+    sides = sides or _sides
     key = _chunks(k, size, -torch.inf)
     value, slope, mean = (_chunks(t, size, 0) for t in (v, grad, y))
     less = -_chunks(log, size, torch.inf)
     # A pair's weight in the average is exp(k_i - w (|t - i| - 1) - log_t): the gradients are the same sums, of slopes
     # with keys -log.
-    asked = _sides(less, (slope, -slope * mean), w)
-    given = _sides(key, (value, None), w)
-    dw = _decay_gradient(given, asked, w)
+    asked = sides(less, (slope, -slope * mean), w)
+    dw = _decay_gradient(sides(key, (value, None), w), asked, w)
     sums, scale = _both(asked)
     weight = torch.exp(key + scale)
     own = torch.exp(key + u + less).mul_(slope)  # of a token in its own average, times the slope

@@ -10,15 +10,15 @@ from unetkit.blocks.scan import flops, oracle, torch_wkv
 from unetkit.blocks.scan.backends import choose_backend
 from unetkit.errors import ShapeError
 
-BACKENDS = ("oracle", "torch")
+BACKENDS = ("oracle", "torch", "triton")
 
 
 def bi_wkv(k: Tensor, v: Tensor, decay: Tensor, first: Tensor, *, backend: str = "auto") -> Tensor:
     """Average v over all tokens, weights exp(k_i - w (|t - i| - 1)), and exp(k_t + u) for the token's own.
 
     k, v [B, T, C]; decay, first [C], w = decay / T and u = first / T as published; either may be negative (weights
-    that grow with the distance). Returns [B, T, C] in the dtype of k; arithmetic is fp32 (fp64 if an input is)
-    whatever the autocast. Any T, time and memory linear in it.
+    that grow with the distance). Returns [B, T, C] in the dtype of k; arithmetic is fp32 (fp64, by torch, if an input
+    is) whatever the autocast. Any T, time and memory linear in it.
     Raises ShapeError for shapes that do not belong together, ModelError for a backend that is not there.
     """
     backend = choose_backend("bi_wkv", backend, k.device, BACKENDS)
@@ -27,7 +27,7 @@ def bi_wkv(k: Tensor, v: Tensor, decay: Tensor, first: Tensor, *, backend: str =
     _check(k, v, decay, first)
     given = [k, v, decay, first]
     if any(t.dtype == torch.float64 for t in given):
-        given = [t.double() for t in given]
+        given, backend = [t.double() for t in given], "torch"
     k_, v_, w, u = given
     # the parameters are divided in fp32 even if they are halves
     w, u = ((t if t.dtype == torch.float64 else t.float()) / k.shape[1] for t in (w, u))
@@ -43,10 +43,19 @@ def _check(k: Tensor, v: Tensor, decay: Tensor, first: Tensor) -> None:
         )
 
 
+def _sides(backend: str) -> torch_wkv.SidesOf | None:
+    """What makes the running sums."""
+    if backend != "triton":
+        return None
+    from unetkit.blocks.scan import triton_wkv
+
+    return triton_wkv.sides
+
+
 @torch.library.custom_op("unetkit::bi_wkv", mutates_args=())
 def _bi_wkv(k: Tensor, v: Tensor, w: Tensor, u: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     with torch.autocast(k.device.type, enabled=False):
-        return torch_wkv.forward(k, v, w, u)
+        return torch_wkv.forward(k, v, w, u, _sides(backend))
 
 
 @torch.library.custom_op("unetkit::bi_wkv_backward", mutates_args=())
@@ -54,7 +63,7 @@ def _bi_wkv_backward(
     grad: Tensor, y: Tensor, log: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with torch.autocast(k.device.type, enabled=False):
-        dk, dv, dw, du = torch_wkv.backward(grad, y, log, k, v, w, u)
+        dk, dv, dw, du = torch_wkv.backward(grad, (y, log), (k, v, w, u), _sides(backend))
         return dk.to(k.dtype), dv.to(v.dtype), dw, du
 
 
