@@ -86,3 +86,21 @@ def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch):
 
 def _offline(*args, **options):
     raise OSError("no connection\nand a second line")
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("efficientnet-b0", 1), ("timm-efficientnet-b0", 3)])
+@torch.no_grad()
+def test_efficientnets_of_segmentation_models_pytorch(name: str, blocks: int) -> None:
+    """Their first map is the stem's; of the native b0 that at 1/16 comes after the first block of a stage of three."""
+    encoder = TimmEncoder(name, 3).eval()
+    assert encoder.channels == (0, 32, 24, 40, 112, 320)
+    image = torch.randn(1, 3, 64, 64)
+    _, first, *_, coarse, _ = encoder(image)
+    network = encoder.network
+    x = network.bn1(network.conv_stem(image))
+    assert torch.equal(first, x)
+    for stage in network.blocks[:4]:
+        x = stage(x)
+    assert torch.equal(coarse, network.blocks[4][:blocks](x))
+    # nothing is left of one image for the next
+    assert not torch.equal(encoder(image + 1)[1], first)

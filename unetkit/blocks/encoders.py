@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import log2
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from unetkit.types import TaskShape
 
 DECODER_WIDTHS = (256, 128, 64, 32, 16)
 ENCODER_DIMS = (2,)
-STEM_FIRST = re.compile(r"timm-efficientnet-(b[0-7])")
-"""EfficientNets under the names of segmentation_models.pytorch: the finest map is the stem's, not the first stage's."""
+STEM_FIRST = re.compile(r"(timm-)?efficientnet-(b[0-7])")
+"""EfficientNets under the names of segmentation_models.pytorch: the finest map is the stem's, not the first stage's.
+
+Without "timm-" they pad as TensorFlow does.
+"""
 
 
 class TimmEncoder(nn.Module):
@@ -32,7 +36,7 @@ class TimmEncoder(nn.Module):
         super().__init__()
         stemmed = STEM_FIRST.fullmatch(name)
         if stemmed:
-            name = f"efficientnet_{stemmed[1]}"
+            name = f"{'' if stemmed[1] else 'tf_'}efficientnet_{stemmed[2]}"
         maps = {"features_only": True, "in_chans": in_channels}
         self.network = _create(name.removeprefix("tu-"), maps, pretrained, weights)
         self.channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
@@ -45,10 +49,13 @@ class TimmEncoder(nn.Module):
                 "choose one whose maps halve from one to the next"
             )
         self.channels = (*[0] * self.missing, *self.network.feature_info.channels())
-        self._stem: list[Tensor] = []
+        self._instead: dict[int, Tensor] = {}
         if stemmed:
             self.channels = (0, self.network.conv_stem.out_channels, *self.channels[2:])
-            self.network.bn1.register_forward_hook(self._keep_stem)
+            self.network.bn1.register_forward_hook(partial(self._keep, 0))
+        if stemmed and stemmed[0] == "efficientnet-b0":
+            # there that library takes the map at 1/16 two blocks before the end of its stage, in this size alone
+            self.network.blocks[4][0].register_forward_hook(partial(self._keep, 3))
         self.strides = ((1, 1), *[(2, 2)] * (len(self.channels) - 1))
         # those of segmentation_models.pytorch, which starts with the widest at the deepest level
         self.decoder_widths = DECODER_WIDTHS[: len(self.channels) - 1][::-1]
@@ -56,14 +63,13 @@ class TimmEncoder(nn.Module):
 
     def forward(self, x: Tensor, levels: int | None = None) -> Sequence[Tensor | None]:
         maps = self.network(x)
-        if self._stem:
-            maps = [self._stem.pop(), *maps[1:]]
+        maps = [self._instead.pop(level, m) for level, m in enumerate(maps)]
         if self.channels_last:  # Swin and its like give [B, H, W, C]
             maps = [m.movedim(-1, 1) for m in maps]
         return [*[None] * self.missing, *maps][:levels]  # timm computes all of them, however few are asked for
 
-    def _keep_stem(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-        self._stem[:] = [output]
+    def _keep(self, level: int, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        self._instead[level] = output
 
 
 def encoder_for(
