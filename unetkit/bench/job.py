@@ -42,7 +42,8 @@ def run_job(folder: BenchFolder, job: BenchJob, device: str = "auto", *, shown: 
         scored, side = _tested(evaluate_run(run, "test", {}, device=device)), "test"
     groups = {case.id: case.group for case in cases_of_run(run, side, {}) if case.group is not None}
     moved = {
-        name: _tested(evaluate_run(run, "test", {"data": data}, device=device)) for name, data in job.transfers.items()
+        name: _tested(evaluate_run(run, "test", {"data": data}, device=device, foreign=True))
+        for name, data in job.transfers.items()
     }
     result = {**about(job, run, device), "split": side, "groups": groups, "scores": scored, "zero_shot": moved}
     folder.write_result(job, result)

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from unetkit.errors import RecipeError, UnetkitError, nearest
 
 VERBS = {
-    "list": "models, recipes or datasets, filtered: `unetkit list models family=cnn dims=3`",
+    "list": "models, recipes, datasets or benches, filtered: `unetkit list models family=cnn dims=3`",
     "show": "a recipe with the origin of each value, a run, or a model's card and picture: "
     "`unetkit show model=unet draw=unet.svg`",
     "inspect": "what a data folder is and what is wrong with it: `unetkit inspect data.root=FOLDER`",

@@ -52,6 +52,13 @@ def recipes(_: list[str]) -> list[Row]:
     return rows
 
 
+def benches(_: list[str]) -> list[Row]:
+    """Return a row for each benchmark that comes with unetkit."""
+    from unetkit.recipe.bench import list_jobs
+
+    return [{"name": name, **told} for name, told in list_jobs().items()]
+
+
 def datasets(_: list[str]) -> list[Row]:
     """Return a row for each data set that unetkit knows by name."""
     from unetkit.data.catalog import DATASETS

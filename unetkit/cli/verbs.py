@@ -18,15 +18,20 @@ Outcome = tuple[Any, str | None]
 
 
 def run_list(words: list[str]) -> Outcome:
-    """List models (with filters), recipes or data sets."""
+    """List models (with filters), recipes, benchmarks or data sets."""
     from unetkit.cli import tables
 
-    kinds = {"models": tables.models, "recipes": tables.recipes, "datasets": tables.datasets}
+    kinds = {
+        "models": tables.models,
+        "recipes": tables.recipes,
+        "datasets": tables.datasets,
+        "benches": tables.benches,
+    }
     kind, *rest = words or ["models"]
     if "=" in kind:  # a filter at once: models are meant
         kind, rest = "models", words
     if kind not in kinds:
-        raise RecipeError(f"list {kind}: choose models, recipes or datasets{nearest(kind, kinds)}")
+        raise RecipeError(f"list {kind}: choose models, recipes, datasets or benches{nearest(kind, kinds)}")
     if rest and kind != "models":
         raise RecipeError(f"list {kind} takes no filters, given: {' '.join(rest)}")
     rows = kinds[kind](rest)

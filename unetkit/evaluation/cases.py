@@ -88,10 +88,11 @@ def evaluate_run(
     *,
     device: str = "auto",
     progress: Progress | None = None,
+    foreign: bool = False,
 ) -> Evaluation:
     """Predict and score a split (train, val, test) of a run's data, or of other data.
 
-    `settings` holds changed keys of the recipe's sections `data`, `infer` and `evaluate`, and for a study under
+    `foreign`: the data hold none of the run's cases, even if some are called the same. `settings` holds changed keys of the recipe's sections `data`, `infer` and `evaluate`, and for a study under
     `study` the configurations and folds to predict with.
     Raises CheckpointError for a run that cannot be loaded, DataError for data that cannot be used, a split without
     cases and if all cases fail, RecipeError for a setting that is not possible.
@@ -101,7 +102,7 @@ def evaluate_run(
     previous = None if member != run else settings.get("data", {}).get("previous", recipe.data.previous)
     predictor = load(run, device, previous=previous, **settings.get("study", {}), **settings.get("infer", {}))
     rules = _changed(recipe.evaluate, settings.get("evaluate", {}), "evaluate")
-    dataset, ids = _split_of_run(member, recipe, split, settings.get("data", {}))
+    dataset, ids = _split_of_run(member, recipe, split, settings.get("data", {}), foreign)
     evaluation = evaluate_cases(
         predictor,
         dataset,
@@ -137,7 +138,9 @@ def _member(run: Path, split: str) -> Path:
     return next(iter(runs[read_choice(run, runs).configurations[0]].values()))
 
 
-def _split_of_run(run: Path, recipe: Recipe, split: str, changed: Mapping[str, Any]) -> tuple[Dataset, tuple[str, ...]]:
+def _split_of_run(
+    run: Path, recipe: Recipe, split: str, changed: Mapping[str, Any], foreign: bool = False
+) -> tuple[Dataset, tuple[str, ...]]:
     """Open the run's data and find the cases of its split; of data new to it take all, or the side they state."""
     section = recipe.data
     if "split" in changed:
@@ -150,7 +153,7 @@ def _split_of_run(run: Path, recipe: Recipe, split: str, changed: Mapping[str, A
         section = section.model_copy(update={"root": None, "dataset": None, "generator": {}})
     dataset = open_dataset(_changed(section, changed, "data"))
     own = _stored_split(run) or make_split(dataset, recipe.data.split)
-    if {*own.train, *own.val, *own.test} & {case.id for case in dataset.cases}:
+    if not foreign and {*own.train, *own.val, *own.test} & {case.id for case in dataset.cases}:
         # The same cases, perhaps in another place: those that trained must not be scored as unseen.
         return dataset, ids_of_side(own, split, f"{run}, {dataset.name}")
     ids = tuple(case.id for case in dataset.labelled if case.split in (None, split))

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from unetkit.errors import RecipeError, nearest
 from unetkit.recipe.faults import explain_faults
-from unetkit.recipe.find import find_bench
+from unetkit.recipe.find import find_bench, list_benches
 from unetkit.recipe.merge import merged, recipe_from_json
 from unetkit.recipe.schema import Recipe
 from unetkit.recipe.section import Positive, PositiveFloat, Section
@@ -121,6 +121,20 @@ def read_bench(words: Iterable[str]) -> tuple[BenchRecipe, str]:
     bench = checked_bench(merged(tree, nest(values)), faults)
     list(jobs_of(bench))  # their faults now, not after hours
     return bench, bench.name or path.stem
+
+
+def list_jobs() -> dict[str, dict[str, Any]]:
+    """Return what the benchmarks are that come with unetkit: models, data sets, jobs, and a line about each."""
+    found = {}
+    for name in list_benches():
+        bench, _ = read_bench([f"recipe={name}"])
+        found[name] = {
+            "models": len(bench.models),
+            "datasets": len(bench.datasets),
+            "jobs": len(list(jobs_of(bench))),
+            "description": bench.description,
+        }
+    return found
 
 
 def checked_bench(tree: Tree, faults: Iterable[str] = ()) -> BenchRecipe:
