@@ -22,7 +22,9 @@ def choose_backend(operator: str, backend: str, device: torch.device, known: tup
     `known` are those that `operator` has. Raises ModelError for one that it has not, or that cannot run here.
     """
     if backend == "auto":
-        return "triton" if "triton" in known and not _obstacle("triton", device) else "torch"
+        # the interpreter only when asked for by name; torch.compile also could not follow the question for it
+        able = device.type == "cuda" and "triton" in known and not _obstacle("triton", device)
+        return "triton" if able else "torch"
     if backend not in known:
         raise ModelError(
             f"{operator} has no backend {backend!r}{nearest(backend, known)}; use one of auto, {', '.join(known)}"
