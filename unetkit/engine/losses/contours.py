@@ -46,7 +46,11 @@ class ContourLoss(Objective):
             points, known = self._targets(target)
             total = output.positions[0].new_zeros(())
             for found in output.positions:
-                total = total + self._of_positions(found.float(), points, known)
+                if output.distances is None:
+                    total = total + self._of_rings(found.float(), points, known)
+                else:  # the outer contour has no positions, those of the inner ones come first
+                    count = found.shape[1]
+                    total = total + self._mean(found.float(), points[:, :count], known[:, :count])
             if output.distances is not None:
                 total = total + self._of_distances(output.distances.float(), points, known)
             if output.latent is not None:
@@ -67,12 +71,10 @@ class ContourLoss(Objective):
         points, known = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
         return points.to(labels.device), known[..., None].to(labels.device, torch.float32)
 
-    def _of_positions(self, found: Tensor, points: Tensor, known: Tensor) -> Tensor:
-        count = found.shape[1]
-        if count < points.shape[1] and count == pool_rings(known, self.rings).shape[1]:
+    def _of_rings(self, found: Tensor, points: Tensor, known: Tensor) -> Tensor:
+        if found.shape[1] < points.shape[1]:
             points, known = pool_rings(points, self.rings), pool_rings(known, self.rings)
-        # an outer contour given by distances has no positions: those of the inner ones come first
-        return self._mean(found, points[:, :count], known[:, :count])
+        return self._mean(found, points, known)
 
     def _of_distances(self, found: Tensor, points: Tensor, known: Tensor) -> Tensor:
         count = found.shape[1]
@@ -96,6 +98,15 @@ class ContourLoss(Objective):
 
 def check_contours(recipe: Recipe, plan: Plan) -> None:
     """Refuse what does not go with a network that learns contours. Raises RecipeError."""
+    _check_loss(recipe, plan)
+    if plan.resize != plan.patch_size:
+        raise RecipeError(
+            f"{recipe.model.name} finds the contours of whole images, which must have the size of a patch; set "
+            f"data.resize={list(plan.patch_size)}"
+        )
+
+
+def _check_loss(recipe: Recipe, plan: Plan) -> None:
     section = recipe.train.loss
     if section.name not in ("auto", CONTOURS):
         raise RecipeError(f"train.loss.name={section.name}: {recipe.model.name} learns contours, not voxels; use auto")
@@ -105,18 +116,14 @@ def check_contours(recipe: Recipe, plan: Plan) -> None:
             f"data.instances=true: {recipe.model.name} has a fixed number of contours for each class; drop it, or "
             "choose another model"
         )
-    if plan.resize != plan.patch_size:
-        raise RecipeError(
-            f"{recipe.model.name} finds the contours of whole images, which must have the size of a patch; set "
-            f"data.resize={list(plan.patch_size)}"
-        )
     if recipe.train.parallel == "fsdp":
         raise RecipeError("train.parallel=fsdp: networks of contours are small; use ddp")
 
 
 def contour_loss(network: nn.Module, recipe: Recipe, plan: Plan) -> ContourLoss:
     """Return the loss for a network of contours. Raises RecipeError where recipe and network do not go with it."""
-    check_contours(recipe, plan)
+    # plans that are only weighed say nothing of resizing
+    _check_loss(recipe, plan)
     assert isinstance(network, ContourNetwork)  # its ModelInfo says so
     if network.regions != plan.labels.regions:
         raise RecipeError(
