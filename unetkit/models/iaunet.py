@@ -100,6 +100,8 @@ class IAUNet(nn.Module):
         steps = range(LEVELS * decoder_layers)
         self.layers = nn.ModuleList(QueryLayer(channels, 8, 8 * channels, dropout) for _ in steps)
         self.start, self.places = nn.Embedding(queries, channels), nn.Embedding(queries, channels)
+        for part in (self.start, self.places):
+            part.weight._no_weight_decay = True  # type: ignore[attr-defined]  # as published
         self.norm = nn.LayerNorm(channels)
         # a background has no queries: "no object" takes its place
         self.classes = nn.Linear(channels, max(num_classes - 1, 1) + 1)
