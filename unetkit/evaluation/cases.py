@@ -92,8 +92,9 @@ def evaluate_run(
 ) -> Evaluation:
     """Predict and score a split (train, val, test) of a run's data, or of other data.
 
-    `foreign`: the data hold none of the run's cases, even if some are called the same. `settings` holds changed keys of the recipe's sections `data`, `infer` and `evaluate`, and for a study under
-    `study` the configurations and folds to predict with.
+    `settings` holds changed keys of the recipe's sections `data`, `infer` and `evaluate`, and for a study under
+    `study` the configurations and folds to predict with. `foreign`: the data hold none of the run's cases, even if some
+    are called the same.
     Raises CheckpointError for a run that cannot be loaded, DataError for data that cannot be used, a split without
     cases and if all cases fail, RecipeError for a setting that is not possible.
     """
