@@ -82,6 +82,23 @@ def test_quick_modules_import_nothing_heavy(module: str) -> None:
     assert out.stdout.strip() == "[]"
 
 
+def test_training_starts_without_matplotlib() -> None:
+    """It takes a second in each process, and only the one that writes the report needs it."""
+    seen, waiting = set(), {"unetkit.engine.train"}
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        path = (PACKAGE.parent / Path(*module.split("."))).with_suffix(".py")
+        path = path if path.exists() else path.with_suffix("") / "__init__.py"
+        body = ast.parse(path.read_text(encoding="utf-8")).body if path.exists() else []
+        found = [node for node in body if isinstance(node, ast.ImportFrom) and node.module]
+        assert not [node for node in found if node.module.startswith("matplotlib")], module
+        ours = [node for node in found if node.module.startswith("unetkit")]
+        named = {name for n in ours for name in (n.module, *(f"{n.module}.{a.name}" for a in n.names))}
+        waiting |= named - seen
+    assert "unetkit.report.write" in seen
+
+
 def test_import_gives_every_public_name_and_no_other() -> None:
     import unetkit
 

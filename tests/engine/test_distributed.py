@@ -99,6 +99,7 @@ WORDS = {
     "train.precision": "fp32",
     "train.device": "cpu",
     "train.workers": 0,
+    "evaluate.distances": "false",
     "name": "run",
 }
 

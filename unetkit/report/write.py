@@ -7,8 +7,6 @@ from pathlib import Path
 
 from unetkit.errors import DataError
 from unetkit.report.data import ROLES, ReportData
-from unetkit.report.figures import curves_figure, overlay_figure, png
-from unetkit.report.page import render_page
 from unetkit.report.tables import number
 
 
@@ -19,6 +17,8 @@ def write_report(folder: Path, data: ReportData) -> Path:
     and this one lacks are removed.
     Raises DataError if the folder cannot be written.
     """
+    from unetkit.report.page import render_page  # matplotlib is slow to import, and wanted at the end of a run alone
+
     report = folder / "report.html"
     try:
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
@@ -57,6 +57,8 @@ def overlay_name(role: str) -> str:
 
 
 def _pictures(data: ReportData) -> dict[str, bytes]:
+    from unetkit.report.figures import curves_figure, overlay_figure, png
+
     made = {}
     curves = curves_figure(data.history)
     if curves is not None:

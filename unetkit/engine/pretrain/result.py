@@ -27,7 +27,6 @@ from unetkit.infer.network import build_network
 from unetkit.recipe.merge import flatten_recipe
 from unetkit.recipe.schema import Recipe
 from unetkit.recipe.training import AugmentSection
-from unetkit.report.pretraining import PretrainData, write_pretrain_report
 
 _BATCHES = 8
 """At most so many batches are looked at."""
@@ -91,6 +90,8 @@ def _concluded(task: Task, started: float, shown: bool) -> PretrainResult:
         "Batch": str(task.recipe.train.batch_size or plan.batch_size),
         "Time": f"{seconds / 60:.1f} min",
     }
+    from unetkit.report.pretraining import PretrainData, write_pretrain_report  # with matplotlib, slow to import
+
     told = PretrainData(
         title=task.folder.path.name,
         model=task.recipe.model.name,

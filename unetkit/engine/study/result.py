@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unetkit.checkpoint import versions
 from unetkit.engine.log import read_log
@@ -18,7 +18,9 @@ from unetkit.engine.study.folder import FINISHED, State
 from unetkit.evaluation import Evaluation, read_evaluation
 from unetkit.evaluation.cases import about_dataset
 from unetkit.recipe.merge import flatten_recipe
-from unetkit.report.study import RunRow, StudyData, best_configuration, write_study_report
+
+if TYPE_CHECKING:
+    from unetkit.report.study import RunRow, StudyData
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ def conclude_study(study: Study, started: float) -> StudyResult:
 
     `started` is when the study began, by the monotonic clock. Raises DataError if something cannot be written.
     """
+    # matplotlib is slow to import, and wanted at the end alone
+    from unetkit.report.study import best_configuration, write_study_report
+
     pooled = cross_validate(study)
     chosen = choose(study, pooled)
     report = write_study_report(study.folder.path, _report(study, pooled, chosen))
@@ -122,6 +127,8 @@ def _summed(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _report(study: Study, pooled: Mapping[str, Evaluation], chosen: Chosen | None) -> StudyData:
+    from unetkit.report.study import StudyData
+
     folder, recipe = study.folder, study.recipe
     about = about_dataset(study.dataset)
     reasons = {
@@ -146,6 +153,8 @@ def _report(study: Study, pooled: Mapping[str, Evaluation], chosen: Chosen | Non
 
 
 def _row(study: Study, name: str, state: State) -> RunRow:
+    from unetkit.report.study import RunRow
+
     configuration, _, fold = name.partition("/fold_")
     history = read_log(study.folder.path / name / "log.jsonl")
     return RunRow(configuration, int(fold), name, state.state, state.reason, state.dice, state.seconds, history)
