@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unetkit.blocks.scan import selective_scan
+from unetkit.blocks.scan import selective_scan, ssd
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -58,6 +58,15 @@ if not INTERPRETED:
         compiled(triton_selective._forward_kernel, common | {"KEEP": True, "D": None, "groups": 1}, half=("u", "y"))
         compiled(triton_selective._backward_kernel, common, half=("u", "du"))
 
+    def test_ssd_compiles_for_a_gpu() -> None:
+        from unetkit.blocks.scan import triton_ssd
+
+        sides = {"CHUNK": 64, "Q": 64, "N": 64, "P": 32, "groups": 1}
+        compiled(triton_ssd._add_kernel, sides | {"TO_END": True}, half=("x", "weights"))
+        compiled(triton_ssd._pass_kernel, {"BACK": True, "BLOCK": 1024}, half=())
+        compiled(triton_ssd._output_kernel, sides, half=("x", "B", "C", "y"))
+        compiled(triton_ssd._gradient_kernel, sides, half=("x", "B", "C", "dy", "dx"))
+
     def compiled(kernel: Any, constants: dict[str, Any], half: tuple[str, ...]) -> None:
         """Compile a kernel for compute capability 9.0, with whole numbers for what is not a tensor."""
         import triton
@@ -65,8 +74,8 @@ if not INTERPRETED:
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
 
-        constants = constants | {"DTYPE": tl.float32}
-        numbers = ("channels", "groups", "states", "length")
+        constants = constants | ({"DTYPE": tl.float32} if "DTYPE" in kernel.arg_names else {})
+        numbers = ("channels", "chunks", "groups", "heads", "length", "size", "states", "width")
         kinds = {name: "bf16" if name in half else "fp32" for name in kernel.arg_names}
         signature = {name: "i32" if name in numbers else f"*{kind}" for name, kind in kinds.items()}
         signature |= dict.fromkeys(constants, "constexpr")
@@ -91,3 +100,14 @@ else:
         leaves = selective_inputs(65)
         leaves = [t.bfloat16() if i in (0, 1, 3, 4, 6) else t for i, t in enumerate(leaves)]
         agree(selective_scan, leaves, 2e-2, delta_softplus=True)
+
+    @pytest.mark.parametrize(
+        ("length", "chunk", "skip"), [(1, 16, True), (16, 16, False), (35, 16, True), (22, 10, True)]
+    )
+    def test_ssd(length: int, chunk: int, skip: bool) -> None:
+        draw = torch.Generator().manual_seed(length)
+        shared = (1, length, 1, 3)
+        shapes = ((1, length, 2, 5), (1, length, 2), (2,), shared, shared, (2,))[: 6 if skip else 5]
+        leaves = [torch.randn(shape, generator=draw) for shape in shapes]
+        leaves[1], leaves[2] = leaves[1].abs(), -4 * leaves[2].abs()
+        agree(ssd, leaves, 5e-6, chunk=chunk)

@@ -11,7 +11,7 @@ from unetkit.blocks.scan.backends import choose_backend
 from unetkit.blocks.scan.inputs import SsdInputs
 from unetkit.errors import ModelError, ShapeError
 
-BACKENDS = ("oracle", "torch")
+BACKENDS = ("oracle", "torch", "triton")
 
 
 def ssd(
@@ -68,7 +68,11 @@ _SCHEMA = "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, int ch
 
 def _implementation(backend: str) -> Any:
     """The module with `forward` and `backward` of a backend."""
-    return {"torch": torch_ssd}[backend]
+    if backend == "triton":
+        from unetkit.blocks.scan import triton_ssd
+
+        return triton_ssd
+    return torch_ssd
 
 
 @torch.library.custom_op("unetkit::ssd", mutates_args=(), schema=f"{_SCHEMA}, bool keep) -> (Tensor, Tensor)")
