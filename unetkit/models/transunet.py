@@ -234,9 +234,7 @@ def _check_options(
     if len(resnet_units) not in (0, 3):
         raise ModelError(f"resnet_units {tuple(resnet_units)}: give three numbers, or none for a plain ViT")
     if not 0 <= n_skip <= most:
-        raise ModelError(
-            f"n_skip={n_skip}, but an encoder with resnet_units {tuple(resnet_units)} has {most}"
-        )
+        raise ModelError(f"n_skip={n_skip}, but an encoder with resnet_units {tuple(resnet_units)} has {most}")
     if hidden % heads:
         raise ModelError(f"hidden={hidden} does not divide into {heads} heads")
     if len(decoder_channels) != 4:
