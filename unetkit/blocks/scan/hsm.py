@@ -101,10 +101,10 @@ _states.register_autograd(_differentiate, setup_context=_keep)
 
 
 @register_flop_formula(torch.ops.unetkit.hsm_states)
-def _(x: torch.Size, B: torch.Size, *_: Any, **__: Any) -> int:
+def _(x: torch.Size, B: torch.Size, *_: Any, out_shape: Any = None) -> int:
     return flops.hsm_states_flops(x, B[1])
 
 
 @register_flop_formula(torch.ops.unetkit.hsm_states_backward)
-def _(grad: torch.Size, x: torch.Size, *_: Any, **__: Any) -> int:
+def _(grad: torch.Size, x: torch.Size, *_: Any, out_shape: Any = None) -> int:
     return 2 * flops.hsm_states_flops(x, grad[2])

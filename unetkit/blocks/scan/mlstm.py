@@ -113,10 +113,19 @@ _mlstm.register_autograd(_differentiate, setup_context=_keep)
 
 
 @register_flop_formula(torch.ops.unetkit.mlstm)
-def _(q: torch.Size, k: torch.Size, v: torch.Size, i: torch.Size, f: torch.Size, chunk: int, *_: Any, **__: Any) -> int:
+def _(
+    q: torch.Size,
+    k: torch.Size,
+    v: torch.Size,
+    i: torch.Size,
+    f: torch.Size,
+    chunk: int,
+    *_: Any,
+    out_shape: Any = None,
+) -> int:
     return flops.mlstm_flops(q[0] * q[1], q[2], v[2], min(chunk, q[1]))
 
 
 @register_flop_formula(torch.ops.unetkit.mlstm_backward)
-def _(grad: torch.Size, h: torch.Size, q: torch.Size, *rest: Any, **_: Any) -> int:
+def _(grad: torch.Size, h: torch.Size, q: torch.Size, *rest: Any, out_shape: Any = None) -> int:
     return flops.mlstm_backward_flops(q[0] * q[1], q[2], h[2], min(rest[4], q[1]))

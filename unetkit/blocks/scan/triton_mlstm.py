@@ -15,12 +15,15 @@ Launch = dict[str, Any]
 
 
 @triton.jit
-def _larger(a, b):
+def _larger(a: tl.tensor, b: tl.tensor) -> tl.tensor:
     return tl.maximum(a, b)
 
 
 @triton.jit
-def _gates(i_, f_, b_, c_, top_, m_, S, G, Q: tl.constexpr):
+def _gates(
+    i_: tl.tensor, f_: tl.tensor, b_: tl.tensor, c_: tl.tensor, top_: tl.tensor, m_: tl.tensor, S: tl.tensor,
+    G: tl.tensor, Q: tl.constexpr,
+) -> None:  # fmt: skip
     """Sums of log gates within chunks, and the running maxima, one program a row."""
     row = tl.program_id(0)
     at = tl.arange(0, Q)
@@ -39,21 +42,26 @@ def _gates(i_, f_, b_, c_, top_, m_, S, G, Q: tl.constexpr):
 
 
 @triton.jit
-def _tile(ptr, first, second, rows, columns):
+def _tile(ptr: tl.tensor, first: tl.tensor, second: tl.tensor, rows: tl.tensor, columns: tl.tensor) -> tl.tensor:
     """Load a tile [len(first), len(second)] of a matrix of rows and columns, zero outside."""
     inside = (first < rows)[:, None] & (second < columns)[None, :]
     return tl.load(ptr + first[:, None] * columns + second[None, :], mask=inside, other=0)
 
 
 @triton.jit
-def _put(ptr, tile, first, second, rows, columns):
+def _put(
+    ptr: tl.tensor, tile: tl.tensor, first: tl.tensor, second: tl.tensor, rows: tl.tensor, columns: tl.tensor,
+) -> None:  # fmt: skip
     """Store a tile of a matrix."""
     inside = (first < rows)[:, None] & (second < columns)[None, :]
     tl.store(ptr + first[:, None] * columns + second[None, :], tile, mask=inside)
 
 
 @triton.jit
-def _memories(k_, v_, c_, m_, C_, n_, S, G, d, e, Q: tl.constexpr, D: tl.constexpr, E: tl.constexpr, P: tl.constexpr):
+def _memories(
+    k_: tl.tensor, v_: tl.tensor, c_: tl.tensor, m_: tl.tensor, C_: tl.tensor, n_: tl.tensor, S: tl.tensor,
+    G: tl.tensor, d: tl.tensor, e: tl.tensor, Q: tl.constexpr, D: tl.constexpr, E: tl.constexpr, P: tl.constexpr,
+) -> None:  # fmt: skip
     """C and n before each chunk, one program a row and tile of C."""
     row, width = tl.program_id(0), tl.rsqrt(d * 1.0)
     keys, values, at = tl.program_id(1) * D + tl.arange(0, D), tl.program_id(2) * E + tl.arange(0, E), tl.arange(0, Q)
@@ -71,7 +79,10 @@ def _memories(k_, v_, c_, m_, C_, n_, S, G, d, e, Q: tl.constexpr, D: tl.constex
 
 
 @triton.jit
-def _scores(q_, k_, c, top, t, S, d, Q: tl.constexpr, D: tl.constexpr, P: tl.constexpr):
+def _scores(
+    q_: tl.tensor, k_: tl.tensor, c: tl.tensor, top: tl.tensor, t: tl.tensor, S: tl.tensor, d: tl.tensor,
+    Q: tl.constexpr, D: tl.constexpr, P: tl.constexpr,
+) -> tuple:  # fmt: skip
     """Gates' weights [Q, Q] of a chunk, and times q k / sqrt(d)."""
     scores = tl.zeros((Q, Q), tl.float32)
     for start in range(0, d, D):
@@ -85,8 +96,9 @@ def _scores(q_, k_, c, top, t, S, d, Q: tl.constexpr, D: tl.constexpr, P: tl.con
 
 @triton.jit
 def _weights(
-    q_, k_, b_, c_, top_, m_, n_, S, G, d, eps, Q: tl.constexpr, D: tl.constexpr, P: tl.constexpr
-):  # fmt: skip
+    q_: tl.tensor, k_: tl.tensor, b_: tl.tensor, c_: tl.tensor, top_: tl.tensor, m_: tl.tensor, n_: tl.tensor,
+    S: tl.tensor, G: tl.tensor, d: tl.tensor, eps: tl.tensor, Q: tl.constexpr, D: tl.constexpr, P: tl.constexpr,
+) -> tuple:  # fmt: skip
     """Of the chunk of this program: gates, weights [Q, Q], weight of the memory [Q], denominator, sign of n q or 0."""
     row, g = tl.program_id(0) // G, tl.program_id(0) % G
     t, far = g * Q + tl.arange(0, Q), row.to(tl.int64) * S
@@ -107,9 +119,10 @@ def _weights(
 
 @triton.jit
 def _outputs(
-    q_, k_, v_, b_, c_, top_, m_, C_, n_, h_, S, G, d, e, eps,
-    Q: tl.constexpr, D: tl.constexpr, E: tl.constexpr, P: tl.constexpr,
-):  # fmt: skip
+    q_: tl.tensor, k_: tl.tensor, v_: tl.tensor, b_: tl.tensor, c_: tl.tensor, top_: tl.tensor, m_: tl.tensor,
+    C_: tl.tensor, n_: tl.tensor, h_: tl.tensor, S: tl.tensor, G: tl.tensor, d: tl.tensor, e: tl.tensor,
+    eps: tl.tensor, Q: tl.constexpr, D: tl.constexpr, E: tl.constexpr, P: tl.constexpr,
+) -> None:  # fmt: skip
     """h of a chunk and tile of values."""
     row, g = tl.program_id(0) // G, tl.program_id(0) % G
     t, values = g * Q + tl.arange(0, Q), tl.program_id(1) * E + tl.arange(0, E)
@@ -127,9 +140,10 @@ def _outputs(
 
 @triton.jit
 def _slopes(
-    q_, k_, b_, c_, top_, m_, n_, grad_, h_, share_, down_, S, G, d, e, eps,
-    Q: tl.constexpr, D: tl.constexpr, E: tl.constexpr, P: tl.constexpr,
-):  # fmt: skip
+    q_: tl.tensor, k_: tl.tensor, b_: tl.tensor, c_: tl.tensor, top_: tl.tensor, m_: tl.tensor, n_: tl.tensor,
+    grad_: tl.tensor, h_: tl.tensor, share_: tl.tensor, down_: tl.tensor, S: tl.tensor, G: tl.tensor, d: tl.tensor,
+    e: tl.tensor, eps: tl.tensor, Q: tl.constexpr, D: tl.constexpr, E: tl.constexpr, P: tl.constexpr,
+) -> None:  # fmt: skip
     """1 / denominator, and the gradient of n q, of each token of a chunk."""
     row, g = tl.program_id(0) // G, tl.program_id(0) % G
     t, far = g * Q + tl.arange(0, Q), row.to(tl.int64) * S
@@ -144,9 +158,10 @@ def _slopes(
 
 @triton.jit
 def _memory_gradients(
-    q_, grad_, share_, down_, c_, top_, m_, C_, n_, dC_, dn_, kept_, S, G, d, e,
-    Q: tl.constexpr, D: tl.constexpr, E: tl.constexpr, P: tl.constexpr,
-):  # fmt: skip
+    q_: tl.tensor, grad_: tl.tensor, share_: tl.tensor, down_: tl.tensor, c_: tl.tensor, top_: tl.tensor,
+    m_: tl.tensor, C_: tl.tensor, n_: tl.tensor, dC_: tl.tensor, dn_: tl.tensor, kept_: tl.tensor, S: tl.tensor,
+    G: tl.tensor, d: tl.tensor, e: tl.tensor, Q: tl.constexpr, D: tl.constexpr, E: tl.constexpr, P: tl.constexpr,
+) -> None:  # fmt: skip
     """Gradients of C and n after each chunk, and of the log of what is kept of them, one program a row and tile."""
     row, first, second = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     keys, values, at = first * D + tl.arange(0, D), second * E + tl.arange(0, E), tl.arange(0, Q)
@@ -175,9 +190,12 @@ def _memory_gradients(
 
 @triton.jit
 def _token_gradients(
-    q_, k_, v_, f_, grad_, share_, down_, c_, top_, m_, C_, n_, dC_, dn_, kept_, dq_, dk_, dv_, di_, df_, S, G, d, e,
-    Q: tl.constexpr, D: tl.constexpr, E: tl.constexpr, P: tl.constexpr,
-):  # fmt: skip
+    q_: tl.tensor, k_: tl.tensor, v_: tl.tensor, f_: tl.tensor, grad_: tl.tensor, share_: tl.tensor,
+    down_: tl.tensor, c_: tl.tensor, top_: tl.tensor, m_: tl.tensor, C_: tl.tensor, n_: tl.tensor, dC_: tl.tensor,
+    dn_: tl.tensor, kept_: tl.tensor, dq_: tl.tensor, dk_: tl.tensor, dv_: tl.tensor, di_: tl.tensor,
+    df_: tl.tensor, S: tl.tensor, G: tl.tensor, d: tl.tensor, e: tl.tensor, Q: tl.constexpr, D: tl.constexpr,
+    E: tl.constexpr, P: tl.constexpr,
+) -> None:  # fmt: skip
     """Gradients of q, k, v and the gates of a chunk."""
     chunk = tl.program_id(0)
     g, far, place = chunk % G, (chunk // G).to(tl.int64) * S, chunk.to(tl.int64) * d * e

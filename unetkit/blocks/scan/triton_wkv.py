@@ -16,7 +16,9 @@ CHANNELS = 32
 
 
 @triton.jit
-def _step(a, b, scale, key, first, second, w):
+def _step(
+    a: tl.tensor, b: tl.tensor, scale: tl.tensor, key: tl.tensor, first: tl.tensor, second: tl.tensor, w: tl.tensor,
+) -> tuple:  # fmt: skip
     """Let a token into sums a, b divided by exp(scale), after they have faded by exp(-w)."""
     top = tl.maximum(scale - w, key)
     keep, take = tl.exp(scale - w - top), tl.exp(key - top)
@@ -25,9 +27,10 @@ def _step(a, b, scale, key, first, second, w):
 
 @triton.jit
 def _run(
-    key_, first_, second_, w_, sums_, scale_, all_, tops_, T, G, C,
-    WRITE: tl.constexpr, ONES: tl.constexpr, Q: tl.constexpr, W: tl.constexpr, NONE: tl.constexpr,
-):  # fmt: skip
+    key_: tl.tensor, first_: tl.tensor, second_: tl.tensor, w_: tl.tensor, sums_: tl.tensor, scale_: tl.tensor,
+    all_: tl.tensor, tops_: tl.tensor, T: tl.tensor, G: tl.tensor, C: tl.tensor, WRITE: tl.constexpr,
+    ONES: tl.constexpr, Q: tl.constexpr, W: tl.constexpr, NONE: tl.constexpr,
+) -> None:  # fmt: skip
     """Run through a chunk in one direction, program (batch, channels, chunk and direction).
 
     Without WRITE from nothing, and store what leaves the chunk; with it from what comes in, and store the sums that
@@ -65,7 +68,10 @@ def _run(
 
 
 @triton.jit
-def _carry(w_, sums_, scale_, T, G, C, Q: tl.constexpr, W: tl.constexpr, NONE: tl.constexpr):
+def _carry(
+    w_: tl.tensor, sums_: tl.tensor, scale_: tl.tensor, T: tl.tensor, G: tl.tensor, C: tl.tensor, Q: tl.constexpr,
+    W: tl.constexpr, NONE: tl.constexpr,
+) -> None:  # fmt: skip
     """Turn what leaves each chunk alone into what comes into it, program (batch, channels, direction)."""
     batch, channel = tl.program_id(0).to(tl.int64), tl.program_id(1) * W + tl.arange(0, W)
     back, number, inside = tl.program_id(2), tl.num_programs(0), channel < C

@@ -92,10 +92,10 @@ _bi_wkv.register_autograd(_differentiate, setup_context=_keep)
 
 
 @register_flop_formula(torch.ops.unetkit.bi_wkv)
-def _(k: torch.Size, *_: Any, **__: Any) -> int:
+def _(k: torch.Size, *_: Any, out_shape: Any = None) -> int:
     return flops.bi_wkv_flops(k.numel())
 
 
 @register_flop_formula(torch.ops.unetkit.bi_wkv_backward)
-def _(grad: torch.Size, *_: Any, **__: Any) -> int:
+def _(grad: torch.Size, *_: Any, out_shape: Any = None) -> int:
     return flops.bi_wkv_backward_flops(grad.numel())
