@@ -1,0 +1,144 @@
+"""SegMamba: Mamba that reads volumes forward, backward and across slices, under a UNETR decoder (arXiv:2401.13560)."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from unetkit.blocks.checks import check_levels
+from unetkit.blocks.conv import ConvNormAct
+from unetkit.blocks.layers import Layers
+from unetkit.blocks.mamba import TriMamba
+from unetkit.blocks.unet import Heads
+from unetkit.blocks.unetr import UnetrDecoder
+from unetkit.registry import ModelInfo, register
+from unetkit.types import TaskShape
+
+WIDTHS = (48, 96, 192, 384)
+DEPTHS = (2, 2, 2, 2)
+SLICES = 64
+"""Slices of the first map of the published patch of 128 voxels; half as many in each next."""
+STEM = 7
+MLP_RATIO = 2
+
+
+class SpatialConv(nn.Module):
+    """Two convolutions, 3 wide, beside one that is 1 wide, mixed by another; a shortcut around them all (GSC)."""
+
+    def __init__(self, layers: Layers, channels: int) -> None:
+        super().__init__()
+        self.wide = nn.Sequential(*[ConvNormAct(layers, channels, channels) for _ in range(2)])
+        self.narrow = ConvNormAct(layers, channels, channels, kernel=1)
+        self.mix = ConvNormAct(layers, channels, channels, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(self.wide(x) + self.narrow(x))
+
+
+class TriOriented(nn.Module):
+    """Norm and the Mamba of three walks over the voxels of a map [B, C, *S], beside a shortcut (ToM)."""
+
+    def __init__(self, channels: int, slices: int | None) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mamba = TriMamba(channels, slices=slices)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x.flatten(2).transpose(1, 2))
+        return x + self.mamba(tokens, x.shape[2:]).transpose(1, 2).reshape(x.shape)
+
+
+class SegMambaEncoder(nn.Module):
+    """Stages from half the resolution on; what they give away passes a norm and an MLP, what goes on does not."""
+
+    def __init__(
+        self,
+        layers: Layers,
+        in_channels: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        slices: Sequence[int | None],
+    ) -> None:
+        super().__init__()
+        stem = layers.conv(in_channels, widths[0], STEM, stride=2)
+        steps = [
+            nn.Sequential(layers.norm(before), layers.conv(before, after, 2, stride=2))
+            for before, after in pairwise(widths)
+        ]
+        self.steps = nn.ModuleList([stem, *steps])
+        self.stages = nn.ModuleList(
+            nn.Sequential(SpatialConv(layers, width), *[TriOriented(width, cut) for _ in range(depth)])
+            for width, depth, cut in zip(widths, depths, slices, strict=True)
+        )
+        self.outs = nn.ModuleList(
+            nn.Sequential(
+                layers.norm(width),
+                layers.conv(width, MLP_RATIO * width, 1),
+                nn.GELU(),
+                layers.conv(MLP_RATIO * width, width, 1),
+            )
+            for width in widths
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for step, stage, out in zip(self.steps, self.stages, self.outs, strict=True):
+            x = stage(step(x))
+            maps.append(out(x))
+        return maps
+
+
+class SegMamba(nn.Module):
+    """Encoder, decoder that also sees the image, head."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, heads: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [B, C, *S] to logits [B, K, *S]."""
+        out: Tensor = self.heads(self.decoder([x, *self.encoder(x)]))
+        return out
+
+
+@register(
+    ModelInfo(
+        title="SegMamba",
+        family="ssm",
+        year=2024,
+        paper="2401.13560",
+        dims=(2, 3),
+        multiple=16,
+        min_size=32,  # at 16 the deepest map is one voxel, which instance norm refuses
+        multiple_by={"widths": 2},
+        source=("github:ge-xing/SegMamba", "cff3597", "none stated"),
+        params={3: 67416196},
+        params_at={3: (4, 4, (128, 128, 128))},
+        gflops={3: 2967.0},
+        activation_mb={3: 13740.0},
+        notes="The third walk goes from slice to slice of the map at hand, whatever its size; the code always cuts it "
+        "into 64, 32, 16 and 8 parts, which are slices for a side of 128 alone: as_published=true. 2D, where rows are "
+        "the slices, is our extension.",
+    )
+)
+def segmamba(
+    task: TaskShape,
+    *,
+    widths: Sequence[int] = WIDTHS,
+    depths: Sequence[int] = DEPTHS,
+    hidden: int = 768,
+    as_published: bool = False,
+) -> nn.Module:
+    """Build SegMamba with `depths` layers per level of `widths`, from half the resolution on, `hidden` below them.
+
+    Raises ModelError if the lists differ in length.
+    """
+    check_levels(widths=widths, depths=depths)
+    layers = Layers(task.dims, norm=("instance", {"affine": False}))
+    slices = [SLICES // 2**i if as_published else None for i in range(len(widths))]
+    encoder = SegMambaEncoder(layers, task.in_channels, widths, depths, slices)
+    # the map of the image has as many channels as the first of the encoder, each other as many as the next
+    decoder = UnetrDecoder(task.dims, (task.in_channels, *widths), (*widths, hidden))
+    return SegMamba(encoder, decoder, Heads(layers, decoder.channels, task.num_classes))
