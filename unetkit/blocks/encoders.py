@@ -58,7 +58,9 @@ class TimmEncoder(nn.Module):
             self.network.blocks[4][0].register_forward_hook(partial(self._keep, 3))
         self.strides = ((1, 1), *[(2, 2)] * (len(self.channels) - 1))
         # those of segmentation_models.pytorch, which starts with the widest at the deepest level
-        self.decoder_widths = DECODER_WIDTHS[: len(self.channels) - 1][::-1]
+        steps = len(self.channels) - 1
+        # EfficientViM goes down to 1/64: one level more than that library knows
+        self.decoder_widths = (DECODER_WIDTHS[:1] * (steps - len(DECODER_WIDTHS)) + DECODER_WIDTHS[:steps])[::-1]
         self.divisor = (int(reductions[-1]),) * 2
 
     def forward(self, x: Tensor, levels: int | None = None) -> Sequence[Tensor | None]:
