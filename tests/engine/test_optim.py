@@ -47,6 +47,17 @@ def test_adamw_spares_biases_norms_and_marked_parameters():
     assert spared["weight_decay"] == 0
 
 
+def test_sgd_decays_all_but_marked_parameters():
+    network = nn.Linear(2, 2)
+    network.log_decay = nn.Parameter(torch.zeros(3))
+    network.log_decay._no_weight_decay = True
+    decayed, spared = build_optimizer(network, OptimizerSection(weight_decay=0.1)).param_groups
+    assert [p.shape for p in decayed["params"]] == [(2, 2), (2,)]
+    assert decayed["weight_decay"] == 0.1
+    assert [p.shape for p in spared["params"]] == [(3,)]
+    assert spared["weight_decay"] == 0
+
+
 def test_sgd_without_momentum_needs_no_nesterov():
     optimizer = build_optimizer(nn.Linear(2, 2), OptimizerSection(momentum=0.0))
     assert optimizer.defaults["nesterov"] is False

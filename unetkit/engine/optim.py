@@ -13,30 +13,35 @@ from unetkit.errors import RecipeError
 from unetkit.recipe.training import OptimizerSection, ScheduleSection
 
 FUSED_ON = ("cpu", "cuda")
+MATRIX = 2
+"""Axes of a weight; biases and norms have one."""
 
 
 def build_optimizer(network: nn.Module, section: OptimizerSection, whole: bool = True) -> torch.optim.Optimizer:
     """Return the optimiser of a network that already lies on its device; `whole`: its parameters are not shared out.
 
-    SGD decays every parameter, as nnU-Net does; AdamW leaves out biases, norms and parameters marked with
-    `_no_weight_decay`, as transformers and state-space models expect. Raises RecipeError for a rate of the encoder's
-    own where the network has none.
+    Parameters marked with `_no_weight_decay` (the decays of scans) never decay. SGD decays all others, as nnU-Net does;
+    AdamW leaves out biases and norms too, as transformers expect. Raises RecipeError for a rate of the encoder's own
+    where the network has none.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     # one kernel for all parameters; what other devices lack falls back to torch's own choice
     fused = whole and all(p.device.type in FUSED_ON and p.is_floating_point() for p in parameters)
-    parts = _parts(network, section.encoder_scale)
+    least = 0 if section.name == "sgd" else MATRIX
+    groups = [
+        group | extra
+        for part, extra in _parts(network, section.encoder_scale)
+        for group in decay_groups(part, section.weight_decay, least)
+    ]
     if section.name == "sgd":
         # torch refuses Nesterov without momentum; plain SGD is what both keys then mean
         return torch.optim.SGD(
-            [{"params": part, **extra} for part, extra in parts],
+            groups,
             lr=section.lr,
             momentum=section.momentum,
             nesterov=section.nesterov and section.momentum > 0,
-            weight_decay=section.weight_decay,
             fused=fused,
         )
-    groups = [group | extra for part, extra in parts for group in decay_groups(part, section.weight_decay)]
     return torch.optim.AdamW(groups, lr=section.lr, betas=section.betas, fused=fused)
 
 
@@ -54,12 +59,12 @@ def _parts(network: nn.Module, scale: float) -> list[tuple[list[nn.Parameter], d
     return [(rest, {"scale": 1.0}), (encoder, {"scale": scale})]
 
 
-def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters into those that decay (two axes or more, not marked `_no_weight_decay`) and the rest."""
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float, least: int = MATRIX) -> list[dict[str, Any]]:
+    """Split parameters into those that decay (`least` axes or more, not marked `_no_weight_decay`) and others."""
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
     for p in parameters:
-        keep = p.ndim > 1 and not getattr(p, "_no_weight_decay", False)
+        keep = p.ndim >= least and not getattr(p, "_no_weight_decay", False)
         (decayed if keep else spared).append(p)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
