@@ -206,8 +206,8 @@ def _catalog() -> dict[str, ModelInfo]:
         base = found.get(written.of or "")
         info = ModelInfo(**written.fields) if base is None else _differing(base, written.fields)
         options = {**(base.options if base and written.takes_more else {}), **written.options}
-        known = {"name": written.name, "module": written.module, "options": options}
-        found[written.name] = replace(info, new=info.new or written.new, **known)
+        new = info.new or written.new
+        found[written.name] = replace(info, name=written.name, module=written.module, options=options, new=new)
     return dict(sorted(found.items()))
 
 

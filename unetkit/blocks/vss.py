@@ -125,6 +125,7 @@ class VssEncoder(nn.Module):
         x = self.patch_embed(x)
         entered, left = [], []
         for stage in self.layers:
+            assert isinstance(stage, VssStage)
             entered.append(x)
             left.append(stage(x))
             x = left[-1] if stage.downsample is None else stage.downsample(left[-1])

@@ -60,8 +60,10 @@ class MatrixMemory(nn.Module):
         """Map three of [B, N, C] to one."""
         together = torch.cat([q, k, v], -1)
         i, f = (gate(together).transpose(1, 2) for gate in (self.input_gate, self.forget_gate))
-        by_head = [t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v)]  # [B, H, N, C / H]
-        return self.norm(mlstm(*by_head, i, f).transpose(1, 2).flatten(2))
+        # [B, H, N, C / H]
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        out: Tensor = self.norm(mlstm(q, k, v, i, f).transpose(1, 2).flatten(2))
+        return out
 
 
 class VisionLstmBlock(nn.Module):

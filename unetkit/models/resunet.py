@@ -1,6 +1,6 @@
 """Residual U-Nets: pre-activation units (Deep ResUNet, arXiv:1711.10684) and two 3D relatives (arXiv:1706.00120)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch.nn.functional as F
@@ -80,7 +80,7 @@ def _monai(task: TaskShape, widths: Sequence[int], deep_supervision: bool) -> nn
     return MonaiUNet(task.dims, task.in_channels, task.num_classes, widths, (2,) * (len(widths) - 1), num_res_units=2)
 
 
-VARIANTS = {
+VARIANTS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
     "paper": (_pre_activated, WIDTHS),
     "reference": (partial(_pre_activated, up="transposed", shortcut=3), WIDTHS),
     "wolny": (_summed, (64, 128, 256, 512, 1024)),

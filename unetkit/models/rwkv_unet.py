@@ -223,7 +223,7 @@ def _unused(encoder: RwkvEncoder, widths: Sequence[int]) -> nn.ModuleList:
     unused.extend(nn.LayerNorm(2 * width) for width in widths[:-1])
     for block in encoder.modules():
         if isinstance(block, GlobalLocal):
-            hidden = block.project.in_channels
+            hidden: int = block.project.in_channels  # type: ignore[assignment]
             unused.append(nn.LayerNorm(hidden))
             if not isinstance(block.tokens, TokenMixing):
                 unused.extend([SpatialMix(hidden), nn.LayerNorm(hidden)])

@@ -189,8 +189,14 @@ def _vit(name: str, task: TaskShape, hidden: int | None) -> nn.Module:
 
     if hidden is not None and (hidden < HEAD or hidden % HEAD):
         raise ModelError(f"hidden={hidden}: give a multiple of {HEAD}, the width of a head")
-    width = {} if hidden is None else {"embed_dim": hidden, "num_heads": hidden // HEAD}
+    width: dict[str, Any] = {} if hidden is None else {"embed_dim": hidden, "num_heads": hidden // HEAD}
     # timm's own eps is not SAM's
     norm = partial(nn.LayerNorm, eps=1e-6)
-    own = {"img_size": task.patch_size, "in_chans": task.in_channels, "num_classes": 0, "norm_layer": norm}
-    return timm.create_model(name, **own, **width)
+    own: dict[str, Any] = {
+        "img_size": task.patch_size,
+        "in_chans": task.in_channels,
+        "num_classes": 0,
+        "norm_layer": norm,
+    }
+    vit: nn.Module = timm.create_model(name, **own, **width)
+    return vit

@@ -74,7 +74,7 @@ def umamba_bot(
     Raises ModelError if the lists differ in length, ShapeError if the strides do not divide the patch.
     """
     sizes = StageSizes(task, widths, strides, kernels)
-    after: list[After] = [no_layer] * (len(sizes.widths) - 1) + [_mamba]
+    after: list[After] = [*(no_layer for _ in sizes.widths[1:]), _mamba]
     return _umamba(task, sizes, after, deep_supervision)
 
 

@@ -95,6 +95,6 @@ def _pictures(dataset: Dataset, folders: Sequence[Path], rows: Mapping[str, Scor
         image, truth = read_case(case, labels)
         _, predicted = read_case(replace(case, label=maps[name]), labels)
         if truth is not None and predicted is not None:
-            shown = (found.data[: labels.class_layers] for found in (predicted, truth))
-            gallery.add(name, scored[name], take_picture(image, *shown))
+            seen, true = (found.data[: labels.class_layers] for found in (predicted, truth))
+            gallery.add(name, scored[name], take_picture(image, seen, true))
     return gallery.chosen()
