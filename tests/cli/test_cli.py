@@ -36,7 +36,7 @@ def test_help_of_a_verb_names_its_words(capsys: pytest.CaptureFixture[str], verb
         (("show", "model=unett"), "there is no model 'unett' (did you mean 'unet'?)"),
         (("show", "dataset=phantom2"), "no such data set (did you mean 'phantom2d'?)"),
         (("show", "run=nowhere"), "this is no run folder of unetkit"),
-        (("list", "modles"), "choose models, recipes or datasets (did you mean 'models'?)"),
+        (("list", "modles"), "choose models, recipes, datasets or benches (did you mean 'models'?)"),
         (("list", "models", "dims=4"), "dims=4: expected one of 2, 3"),
         (("list", "models", "params=30M"), "params: 30M is no range; write LOW..HIGH, ..HIGH or LOW.."),
         (("list", "models", "year=soon"), "year: soon is no range"),
