@@ -143,3 +143,20 @@ class Repeat(nn.Sequential):
     ) -> None:
         rest = [block(layers, channels, channels, 1) for _ in range(count - 1)]
         super().__init__(block(layers, in_channels, channels, stride), *rest)
+
+
+class Stemmed(nn.Sequential):
+    """A block behind one convolution to its channels that keeps the size, as for the first level."""
+
+    def __init__(
+        self,
+        layers: Layers,
+        in_channels: int,
+        channels: int,
+        stride: Size = 1,
+        *,
+        block: Block,
+        kernel: Size = 3,
+    ) -> None:
+        stem = ConvNormAct(layers, in_channels, channels, 1, kernel)
+        super().__init__(stem, block(layers, channels, channels, stride))

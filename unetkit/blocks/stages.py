@@ -1,6 +1,6 @@
 """Widths, strides and kernels of every level, as a plan gives them or as they follow from the patch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 from torch import nn
@@ -45,6 +45,13 @@ class StageSizes:
             )
         self.divisor = tuple(prod(axis) for axis in zip(*self.strides, strict=True))
         check_divides(self.divisor, task.patch_size)
+
+    def blocks(
+        self, make: Callable[[int, Size], Block], counts: Sequence[int] | int | None, default: Sequence[int]
+    ) -> list[Block]:
+        """Return `make(count, kernel)` for each level; the last of a shorter list of counts is repeated."""
+        known = [counts] if isinstance(counts, int) else list(counts or default)
+        return [make(known[min(i, len(known) - 1)], kernel) for i, kernel in enumerate(self.kernels)]
 
     def network(
         self,

@@ -3,13 +3,13 @@
 Depth, strides, kernels and widths follow from the patch unless a plan gives them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from unetkit.blocks.conv import Block, ConvNormAct, ConvStack, Repeat, ResidualBlockD
+from unetkit.blocks.conv import Block, ConvStack, Repeat, ResidualBlockD, Stemmed
 from unetkit.blocks.init import he_init
 from unetkit.blocks.layers import Layers, Size
 from unetkit.blocks.stages import StageSizes
@@ -20,51 +20,23 @@ from unetkit.types import TaskShape
 SLOPE = 0.01
 RESIDUAL_BLOCKS = (1, 3, 4, 6)
 
-Stage = Callable[[int, Size], Block]
-"""(level, kernel) -> the block of that level."""
 
-
-def _assemble(task: TaskShape, sizes: StageSizes, encoder: Stage, decoder: Stage, deep_supervision: bool) -> nn.Module:
+def _assemble(
+    task: TaskShape, sizes: StageSizes, down: Sequence[Block], up: Sequence[Block], deep_supervision: bool
+) -> nn.Module:
     layers = Layers(task.dims, norm="instance", act="leaky_relu")
-    levels = range(len(sizes.widths))
-    stages = [encoder(i, sizes.kernels[i]) for i in levels]
-    down = Encoder(layers, task.in_channels, sizes.widths, stages, strides=sizes.strides, pool=False)
-    blocks = [decoder(i, sizes.kernels[i]) for i in levels[:-1]]
-    model = sizes.network(layers, down, blocks, task.num_classes, deep_supervision)
+    encoder = Encoder(layers, task.in_channels, sizes.widths, down, strides=sizes.strides, pool=False)
+    model = sizes.network(layers, encoder, up[:-1], task.num_classes, deep_supervision)
     he_init(model, SLOPE, zero_bias=True, zero_last=True)
     return model
 
 
-def _per_level(counts: Sequence[int] | int | None, default: Sequence[int], levels: int) -> list[int]:
-    """Return one count per level: the last of a shorter list is repeated."""
-    known = [counts] if isinstance(counts, int) else list(counts or default)
-    return [known[min(i, len(known) - 1)] for i in range(levels)]
+def _stack(count: int, kernel: Size) -> Block:
+    return partial(ConvStack, kernel=kernel, count=count)
 
 
-def _stack(counts: Sequence[int]) -> Stage:
-    return lambda level, kernel: partial(ConvStack, kernel=kernel, count=counts[level])
-
-
-def _residual(counts: Sequence[int]) -> Stage:
-    return lambda level, kernel: partial(Repeat, block=partial(ResidualBlockD, kernel=kernel), count=counts[level])
-
-
-def _with_stem(residual: Stage) -> Stage:
-    """Put one convolution to the first width before the blocks of the first level."""
-
-    def stage(level: int, kernel: Size) -> Block:
-        block = residual(level, kernel)
-        if level > 0:
-            return block
-
-        def first(layers: Layers, in_channels: int, channels: int, stride: Size = 1) -> nn.Module:
-            # the stem keeps the size: the stride is the block's
-            stem = ConvNormAct(layers, in_channels, channels, 1, kernel)
-            return nn.Sequential(stem, block(layers, channels, channels, stride))
-
-        return first
-
-    return stage
+def _residual(count: int, kernel: Size) -> Block:
+    return partial(Repeat, block=partial(ResidualBlockD, kernel=kernel), count=count)
 
 
 @register(
@@ -103,8 +75,7 @@ def plain_unet(
     Raises ModelError if the lists differ in length, ShapeError if the strides do not divide the patch.
     """
     sizes = StageSizes(task, widths, strides, kernels)
-    levels = len(sizes.widths)
-    down, up = (_stack(_per_level(b, [2], levels)) for b in (blocks, decoder_blocks))
+    down, up = (sizes.blocks(_stack, counts, [2]) for counts in (blocks, decoder_blocks))
     return _assemble(task, sizes, down, up, deep_supervision)
 
 
@@ -136,7 +107,7 @@ def resenc_unet(
     same library); widths, strides and kernels as for `plain_unet`, which see for what is raised.
     """
     found = StageSizes(task, **sizes)
-    levels = len(found.widths)
-    down = _with_stem(_residual(_per_level(blocks, RESIDUAL_BLOCKS, levels)))
-    counts = _per_level(decoder_blocks, [1], levels)
-    return _assemble(task, found, down, (_residual if residual_decoder else _stack)(counts), deep_supervision)
+    first, *rest = found.blocks(_residual, blocks, RESIDUAL_BLOCKS)
+    down = [partial(Stemmed, block=first, kernel=found.kernels[0]), *rest]
+    up = found.blocks(_residual if residual_decoder else _stack, decoder_blocks, [1])
+    return _assemble(task, found, down, up, deep_supervision)
