@@ -1,7 +1,7 @@
 """Convolution blocks. A block is built as block(layers, in_channels, channels, stride) and maps [B, C, *S]."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -22,6 +22,16 @@ class ConvNormAct(nn.Sequential):
     def __init__(self, layers: Layers, in_channels: int, channels: int, stride: Size = 1, kernel: Size = 3) -> None:
         conv = layers.conv(in_channels, channels, kernel, stride=stride, bias=layers.bias)
         super().__init__(conv, layers.norm(channels), layers.act(), layers.drop())
+
+
+class ConvActNorm(nn.Sequential):
+    """Convolution, activation, norm; `options` are the convolution's."""
+
+    def __init__(
+        self, layers: Layers, in_channels: int, channels: int, stride: Size = 1, kernel: Size = 3, **options: Any
+    ) -> None:
+        conv = layers.conv(in_channels, channels, kernel, stride=stride, **options)
+        super().__init__(conv, layers.act(), layers.norm(channels))
 
 
 class ConvStack(nn.Sequential):

@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from unetkit.blocks.checks import check_levels
-from unetkit.blocks.conv import ConvNormAct
+from unetkit.blocks.conv import ConvActNorm, ConvNormAct
 from unetkit.blocks.layers import Layers, Resize, Size
 from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
 from unetkit.errors import ModelError
@@ -16,56 +16,38 @@ from unetkit.types import TaskShape
 EXPANSION = 4
 
 
-def _conv_act_norm(layers: Layers, in_channels: int, channels: int, kernel: int = 1, groups: int = 1) -> nn.Module:
-    """Return convolution, activation and norm, in this order."""
-    conv = layers.conv(in_channels, channels, kernel, groups=groups)
-    return nn.Sequential(conv, layers.act(), layers.norm(channels))
-
-
 class MixBlock(nn.Module):
     """A depthwise convolution beside a shortcut, then two 1 wide ones with `EXPANSION` times the channels between."""
 
     def __init__(self, layers: Layers, channels: int, kernel: int) -> None:
         super().__init__()
-        self.space = _conv_act_norm(layers, channels, channels, kernel, groups=channels)
-        self.widen = _conv_act_norm(layers, channels, EXPANSION * channels)
-        self.narrow = _conv_act_norm(layers, EXPANSION * channels, channels)
+        self.space = ConvActNorm(layers, channels, channels, kernel=kernel, groups=channels)
+        self.widen = ConvActNorm(layers, channels, EXPANSION * channels, kernel=1)
+        self.narrow = ConvActNorm(layers, EXPANSION * channels, channels, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, *S] to the same shape."""
         return self.narrow(self.widen(self.space(x) + x))
 
 
-class MixStage(nn.Sequential):
-    """`depth` MixBlocks at the incoming width, then a convolution to `channels`; `stem`: one before them as well."""
-
-    def __init__(
-        self,
-        layers: Layers,
-        in_channels: int,
-        channels: int,
-        stride: Size = 1,
-        *,
-        depth: int,
-        kernel: int,
-        stem: bool = False,
-    ) -> None:
-        first = [ConvNormAct(layers, in_channels, channels, stride)] if stem else []
-        width = channels if stem else in_channels
-        blocks = [MixBlock(layers.but(act="gelu"), width, kernel) for _ in range(depth)]
-        super().__init__(*first, *blocks, ConvNormAct(layers, width, channels))
+def _stage(
+    layers: Layers, in_channels: int, channels: int, stride: Size = 1, *, depth: int, kernel: int, stem: bool = False
+) -> nn.Module:
+    """Return `depth` MixBlocks at the incoming width, then a convolution to `channels`; `stem`: one before as well."""
+    first = [ConvNormAct(layers, in_channels, channels, stride)] if stem else []
+    width = channels if stem else in_channels
+    blocks = [MixBlock(layers.but(act="gelu"), width, kernel) for _ in range(depth)]
+    return nn.Sequential(*first, *blocks, ConvNormAct(layers, width, channels))
 
 
-class SkipFusion(nn.Sequential):
-    """Mix skip and enlarged map each in its own group, then both over wide 1 x 1 layers."""
-
-    def __init__(self, layers: Layers, in_channels: int, channels: int, stride: Size = 1) -> None:
-        gelu = layers.but(act="gelu")
-        super().__init__(
-            _conv_act_norm(gelu, in_channels, in_channels, kernel=3, groups=2),
-            _conv_act_norm(gelu, in_channels, EXPANSION * channels),
-            _conv_act_norm(gelu, EXPANSION * channels, channels),
-        )
+def _fuse_skip(layers: Layers, in_channels: int, channels: int, stride: Size = 1) -> nn.Module:
+    """Return what mixes skip and enlarged map each in its own group, then both over wide 1 x 1 layers."""
+    gelu = layers.but(act="gelu")
+    return nn.Sequential(
+        ConvActNorm(gelu, in_channels, in_channels, groups=2),
+        ConvActNorm(gelu, in_channels, EXPANSION * channels, kernel=1),
+        ConvActNorm(gelu, EXPANSION * channels, channels, kernel=1),
+    )
 
 
 def _enlarge(layers: Layers, in_channels: int, channels: int, stride: Size) -> nn.Module:
@@ -101,12 +83,9 @@ def cmunext(
     if even := [k for k in kernels if k % 2 == 0]:
         raise ModelError(f"kernels {list(kernels)}: {even[0]} is even and would move the map; give odd ones")
     layers = Layers(task.dims, up=_enlarge)
-    stages = [
-        partial(MixStage, depth=depth, kernel=kernel, stem=level == 0)
-        for level, (depth, kernel) in enumerate(zip(depths, kernels, strict=True))
-    ]
-    encoder = Encoder(layers, task.in_channels, widths, stages)
-    decoder = Decoder(layers, widths, encoder.strides, SkipFusion)
+    first, *others = (partial(_stage, depth=d, kernel=k) for d, k in zip(depths, kernels, strict=True))
+    encoder = Encoder(layers, task.in_channels, widths, [partial(first, stem=True), *others])
+    decoder = Decoder(layers, widths, encoder.strides, _fuse_skip)
     return UNet(encoder, decoder, Heads(layers, widths[:-1], task.num_classes))
 
 
