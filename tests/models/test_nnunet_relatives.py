@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from unetkit.blocks.layers import Layers
+from unetkit.blocks.rearrange import haar
 from unetkit.checkpoint import transfer_weights
 from unetkit.errors import ModelError
 from unetkit.models._mednext import MedNeXtBlock
-from unetkit.models.neunet import SubPixelUp, haar
+from unetkit.models.neunet import SubPixelUp
 from unetkit.models.stunet import load_stunet
 from unetkit.registry import create_model
 

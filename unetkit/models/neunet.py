@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unetkit.blocks.conv import ConvNormAct, ConvStack
 from unetkit.blocks.init import he_init
 from unetkit.blocks.layers import Layers, Size, per_axis
+from unetkit.blocks.rearrange import haar, sub_pixels
 from unetkit.blocks.stages import StageSizes
 from unetkit.blocks.unet import Encoder
 from unetkit.errors import ModelError
@@ -17,19 +18,6 @@ from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
 
 SLOPE = 0.01
-
-
-def haar(x: Tensor, stride: Sequence[int]) -> Tensor:
-    """Return the orthonormal Haar bands [B, N * C, *S / stride] of [B, C, *S] along the axes whose stride is 2.
-
-    The band of averages comes first; the last axis varies fastest.
-    """
-    bands = [x]
-    for axis, step in enumerate(stride, start=2):
-        if step == 2:
-            pairs = [band.unflatten(axis, (-1, 2)).unbind(axis + 1) for band in bands]
-            bands = [half for a, b in pairs for half in ((a + b) / 2**0.5, (a - b) / 2**0.5)]
-    return torch.cat(bands, 1)
 
 
 class SubPixelUp(nn.Module):
@@ -42,11 +30,7 @@ class SubPixelUp(nn.Module):
         self.second = layers.conv(2 * in_channels, channels * prod(self.stride), 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.second(self.first(x).tanh()).tanh().unflatten(1, (-1, *self.stride))  # [B, C, *stride, *S]
-        dims = len(self.stride)
-        order = [n for axis in range(dims) for n in (2 + dims + axis, 2 + axis)]  # each step behind its own axis
-        x = x.permute(0, 1, *order)
-        return x.reshape(*x.shape[:2], *(n * s for n, s in zip(x.shape[2::2], x.shape[3::2], strict=True)))
+        return sub_pixels(self.second(self.first(x).tanh()).tanh(), self.stride)
 
 
 class WaveletEncoder(nn.Module):
