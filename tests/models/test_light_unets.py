@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from unetkit.blocks.rearrange import shift
 from unetkit.errors import ModelError
-from unetkit.models.unext import shift
 from unetkit.registry import create_model
 
 

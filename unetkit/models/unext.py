@@ -3,33 +3,20 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unetkit.blocks.conv import Block
 from unetkit.blocks.init import fan_out_init, linear_init
-from unetkit.blocks.layers import Layers, Size
+from unetkit.blocks.layers import ChannelNorm, Layers, Size
 from unetkit.blocks.pooled import EnlargeStage, PoolStage, SumDecoder
+from unetkit.blocks.rearrange import shift
 from unetkit.blocks.unet import Encoder, Heads, UNet
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register, variant
 from unetkit.types import TaskShape
 
-WIDTHS = (16, 32, 128, 160, 256)
-SMALL = (8, 16, 32, 64, 128)
 TOKEN_LEVELS = 2
-SHIFTS = (-2, -1, 0, 1, 2)
-
-
-def shift(x: Tensor, axis: int) -> Tensor:
-    """Move five groups of the channels of a map [B, *S, C] by -2 to 2 voxels along one axis; zeros come in."""
-    reach, size = max(SHIFTS), x.shape[axis]
-    # F.pad counts from the last axis
-    padded = F.pad(x, [0, 0] * (x.ndim - 1 - axis) + [reach, reach])
-    # chunk leaves the last group smaller where 5 does not divide, and the published weights know it so
-    groups = padded.chunk(len(SHIFTS), -1)
-    return torch.cat([g.narrow(axis, reach - step, size) for g, step in zip(groups, SHIFTS, strict=False)], -1)
 
 
 class ShiftedMlp(nn.Module):
@@ -75,13 +62,13 @@ class TokenStage(nn.Module):
     def __init__(self, layers: Layers, in_channels: int, channels: int, stride: Size = 1) -> None:
         super().__init__()
         self.proj = layers.conv(in_channels, channels, stride=stride)
-        self.norm = nn.LayerNorm(channels)
+        self.norm = ChannelNorm(channels)
         fan_out_init(self)
         self.mixing = TokenMixing(layers, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in_channels, *S] to [B, channels, *S / stride]."""
-        return self.mixing(self.norm(self.proj(x).movedim(1, -1)).movedim(-1, 1))
+        return self.mixing(self.norm(self.proj(x)))
 
 
 def _conv_stage(layers: Layers, in_channels: int, channels: int, stride: Size = 1) -> nn.Module:
@@ -105,7 +92,7 @@ def _conv_stage(layers: Layers, in_channels: int, channels: int, stride: Size = 
         notes="the reference takes 3 channels whatever it is told; in 3D each axis has its shift and linear layer",
     )
 )
-def unext(task: TaskShape, *, widths: Sequence[int] = WIDTHS) -> nn.Module:
+def unext(task: TaskShape, *, widths: Sequence[int] = (16, 32, 128, 160, 256)) -> nn.Module:
     """Build UNeXt of `widths` channels per level, finest first at half resolution, the last two of tokens.
 
     Raises ModelError for fewer than 3.
@@ -119,16 +106,14 @@ def unext(task: TaskShape, *, widths: Sequence[int] = WIDTHS) -> nn.Module:
     # the step to the image's resolution has neither norm nor skip
     steps = [EnlargeStage(layers.but(norm="none"), layers.conv(widths[0], widths[0]), widths[0])]
     steps += [EnlargeStage(layers, layers.conv(b, a), a) for a, b in pairwise(widths)]
-    after = [
-        TokenMixing(layers, width) if level >= convs - 1 else nn.Identity() for level, width in enumerate(widths[:-1])
-    ]
-    decoder = SumDecoder(steps, [nn.Identity(), *after])
+    mixing = [TokenMixing(layers, width) for width in widths[convs - 1 : -1]]
+    decoder = SumDecoder(steps, [*(nn.Identity() for _ in range(convs)), *mixing])
     return UNet(encoder, decoder, Heads(layers, widths[:1], task.num_classes))
 
 
 @variant(
     unext, title="UNeXt-S", params={2: 253561}, gflops={2: 0.1985}, activation_mb={2: 17.18}, new="a smaller UNeXt"
 )
-def unext_s(task: TaskShape, *, widths: Sequence[int] = SMALL) -> nn.Module:
+def unext_s(task: TaskShape, *, widths: Sequence[int] = (8, 16, 32, 64, 128)) -> nn.Module:
     """Build UNeXt-S, as `unext` with its own widths."""
     return unext(task, widths=widths)
