@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unetkit.blocks.layers import CubicUp
 from unetkit.errors import ModelError, ShapeError
-from unetkit.models.sinenet import GROWTH, CubicUp, Wave
+from unetkit.models.sinenet import GROWTH, Wave
 from unetkit.registry import create_model
 
 STEP = 16  # what pooling leaves at its place, a field may be moved by

@@ -75,6 +75,19 @@ class Resize(nn.Module):
         return F.interpolate(x, scale_factor=self.factors, mode=self.mode, align_corners=self.align_corners)
 
 
+class CubicUp(nn.Module):
+    """Enlarge a map [B, C, H, W] twice by cubic interpolation; it goes on periodically by `wrap` pixels."""
+
+    def __init__(self, wrap: int) -> None:
+        super().__init__()
+        self.wrap = wrap
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(F.pad(x, [self.wrap] * 4, mode="circular"), scale_factor=2, mode="bicubic")
+        cut = 2 * self.wrap
+        return x[..., cut : x.shape[2] - cut, cut : x.shape[3] - cut]
+
+
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of a map [B, C, *S]."""
 

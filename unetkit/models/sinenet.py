@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unetkit.blocks.conv import ConvStack
-from unetkit.blocks.layers import Layers
+from unetkit.blocks.layers import CubicUp, Layers
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, choose, register
 from unetkit.types import TaskShape
@@ -17,19 +16,6 @@ LEVELS = 5
 # growth of the channels per level that gives about as many parameters for so many waves
 GROWTH = {8: 1.425, 6: 1.5, 4: 1.611, 2: 1.8075, 1: 2.0}
 PADDING = {"zeros": 0, "circular": 2}  # the cubic kernel reaches two pixels over the border
-
-
-class CubicUp(nn.Module):
-    """Enlarge a map [B, C, H, W] twice by cubic interpolation; it goes on periodically by `wrap` pixels."""
-
-    def __init__(self, wrap: int) -> None:
-        super().__init__()
-        self.wrap = wrap
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.interpolate(F.pad(x, [self.wrap] * 4, mode="circular"), scale_factor=2, mode="bicubic")
-        cut = 2 * self.wrap
-        return x[..., cut : x.shape[2] - cut, cut : x.shape[3] - cut]
 
 
 class ResidualStep(nn.Module):
