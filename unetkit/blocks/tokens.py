@@ -19,6 +19,8 @@ from unetkit.errors import ShapeError
 from unetkit.types import TaskShape
 
 SLOPE = 0.01
+BLOCKS = 2
+"""Residual blocks of a level."""
 TOP_SKIP = {2: False, 3: True}
 """Whether the decoder of U-Mamba sees the finest map of the encoder."""
 
@@ -47,14 +49,18 @@ class OverTokens(nn.Module):
         return (tokens if self.channel_tokens else tokens.transpose(1, 2)).reshape(x.shape)
 
 
-def over_tokens(make: Callable[[int], nn.Module], channels: int, size: Sequence[int], *, swap: bool) -> OverTokens:
-    """Return `make(width)` over the tokens of a map; with `swap` channels become tokens where they are the longer axis.
+def over_tokens(make: Callable[[int], nn.Module], *, swap: bool = False) -> After:
+    """Return what puts `make(width)` over the tokens of a map; with `swap` channels are these where they are longer.
 
     The weights then depend on the size of the map.
     """
-    if swap and prod(size) <= channels:
-        return OverTokens(make(prod(size)), channel_tokens=True)
-    return OverTokens(make(channels))
+
+    def after(layers: Layers, channels: int, size: tuple[int, ...]) -> nn.Module:
+        if swap and prod(size) <= channels:
+            return OverTokens(make(prod(size)), channel_tokens=True)
+        return OverTokens(make(channels))
+
+    return after
 
 
 def no_layer(layers: Layers, channels: int, size: tuple[int, ...]) -> nn.Module:
@@ -100,6 +106,16 @@ def token_unet(
     model = UNet(encoder, decoder, heads, sizes.divisor)
     he_init(model, SLOPE, zero_bias=True)
     return model
+
+
+def token_encoder_unet(task: TaskShape, sizes: StageSizes, after: Sequence[After], deep_supervision: bool) -> nn.Module:
+    """Build the network with layers along its encoder alone, as `after` gives them, and half of the levels small.
+
+    So are U-Mamba and xLSTM-UNet, whose decoder does not see the finest map in 2D.
+    """
+    levels = len(sizes.widths)
+    counts, places = halved_counts(BLOCKS, levels), (after, [no_layer] * (levels - 1))
+    return token_unet(task, sizes, counts, places, top_skip=TOP_SKIP[task.dims], deep_supervision=deep_supervision)
 
 
 def _stage(kernel: Size, count: int, after: After, size: tuple[int, ...], *, stem: bool = False) -> Block:
