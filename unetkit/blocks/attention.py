@@ -55,11 +55,12 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens [B, N, C] to tokens [B, N, C]."""
-        q, k, v = (
-            part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v)  # [B, heads, N, C / heads]
+        mixed = F.scaled_dot_product_attention(*self.per_head(x, self.query, self.key, self.value))
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def per_head(self, x: Tensor, *parts: nn.Linear) -> list[Tensor]:
+        """Project tokens [B, N, C] by each of `parts`, to [B, heads, N, C / heads]."""
+        return [part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]
 
 
 class TransformerBlock(nn.Module):

@@ -1,7 +1,6 @@
 """TransNorm: TransUNet whose decoder is scaled by channel gates and by a map of what the ViT attends to.
 
-arXiv:2207.13415. The last layer's attention also mixes a projection of its own; the result, enlarged beside the
-decoder, multiplies each of its maps.
+arXiv:2207.13415.
 """
 
 from collections.abc import Sequence
@@ -37,15 +36,11 @@ class SpatialAttention(MultiHeadAttention):
         self.spatial = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map tokens [B, N, C] to tokens [B, N, C]."""
         return self.both(x)[0]
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `forward` does and the spatial features, both [B, N, C]."""
-        q, k, v, s = (
-            part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in (self.query, self.key, self.value, self.spatial)
-        )
+        q, k, v, s = self.per_head(x, self.query, self.key, self.value, self.spatial)
         # one attention, [B, heads, N, 2 C / heads], mixes both
         mixed, seen = F.scaled_dot_product_attention(q, k, torch.cat([v, s], -1)).chunk(2, -1)
         return self.out(mixed.transpose(1, 2).flatten(2)), seen.transpose(1, 2).flatten(2)
@@ -57,9 +52,7 @@ class ScaledUpBlock(UpBlock):
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, skip_channels, out_channels)
         self.gate = ChannelGate(DECODER, in_channels + skip_channels)
-        self.beside = nn.Sequential(
-            Resize(DECODER.dims, "linear_aligned", 2), ConvNormAct(DECODER, in_channels, out_channels)
-        )
+        self.beside = nn.Sequential(Resize(2, "linear_aligned", 2), ConvNormAct(DECODER, in_channels, out_channels))
 
     def both(self, x: Tensor, skip: Tensor | None, beside: Tensor) -> tuple[Tensor, Tensor]:
         """Return the decoder's map and the one beside it, [B, out, 2 H, 2 W], from those at [B, C, H, W]."""
@@ -70,21 +63,18 @@ class ScaledUpBlock(UpBlock):
 class TransNorm(nn.Module):
     """The parts of a TransUNet, with spatial attention in its last layer, or in all, and scaled blocks."""
 
-    encoder: Any
-    conv_more: Any
-    up: Any
-
     def __init__(self, base: TransUNet, channels: Sequence[int], heads: int, every_layer: bool) -> None:
         super().__init__()
-        self.encoder, self.conv_more, self.head = base.encoder, base.conv_more, base.head
+        self.encoder: Any = base.encoder
+        self.conv_more, self.head = base.conv_more, base.head
         self.stem_channels, self.n_skip = base.stem_channels, base.n_skip
         hidden = base.encoder.embed.out_channels
         for block in self.encoder.blocks if every_layer else self.encoder.blocks[-1:]:
             block.attn = SpatialAttention(hidden, heads)
-        width: int = self.conv_more[0].out_channels
+        width: Any = self.conv_more[0].out_channels
         self.beside = ConvNormAct(DECODER, hidden, width)
         skips = [*SKIPS[: self.n_skip], *[0] * (len(channels) - self.n_skip)]
-        self.up = nn.ModuleList(map(ScaledUpBlock, (width, *channels), skips, channels))
+        self.up: Any = nn.ModuleList(map(ScaledUpBlock, (width, *channels), skips, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, C, H, W] to logits [B, K, H, W]."""
@@ -114,29 +104,16 @@ class TransNorm(nn.Module):
     params_at={2: (3, 1, (224, 224))},
     gflops={2: 66.49},
     activation_mb={2: 505.2},
-    notes=(
-        "Logits: the sigmoid at the reference's end belongs to loss and prediction. The reference computes spatial "
-        "features in every layer and uses the last layer's alone; as_published=true keeps those 6496512 unused "
-        "parameters, which makes its 117630385. Sizes, grey images and positions as in TransUNet."
-    ),
+    notes="Logits: the sigmoid at the reference's end belongs to loss and prediction. The reference computes spatial "
+    "features in every layer and uses the last layer's alone; as_published=true keeps those 6496512 unused "
+    "parameters, which makes its 117630385. Sizes, grey images and positions as in TransUNet.",
 )
-def transnorm(
-    task: TaskShape,
-    *,
-    heads: int = 12,
-    decoder_channels: Sequence[int] = (256, 128, 64, 16),
-    as_published: bool = False,
-    weights: str | None = None,
-    pretrained: bool = False,
-    **sizes: Any,
-) -> nn.Module:
-    """Build TransNorm; sizes and weights are those of TransUNet, to which `weights` may add a file of TransNorm.
-
-    Raises ModelError if options disagree.
-    """
-    base: Any = transunet(task, heads=heads, decoder_channels=decoder_channels, **sizes)
-    model = TransNorm(base, decoder_channels, heads, as_published)
-    state = source_weights(weights, pretrained, TIMM_TAG)
+def transnorm(task: TaskShape, *, as_published: bool = False, **options: Any) -> nn.Module:
+    """Build TransNorm; options and errors as those of `transunet`, but `weights` may also be a file of TransNorm."""
+    # weights are read once, below, when all parts are there
+    base: Any = transunet(task, **{**options, "weights": None, "pretrained": False})
+    model = TransNorm(base, options["decoder_channels"], options["heads"], as_published)
+    state = source_weights(options["weights"], options["pretrained"], TIMM_TAG)
     if state is not None:
         load_matching(model, rename(vit_weights(state, [n // PATCH for n in task.patch_size]), NAMES))
     return model
