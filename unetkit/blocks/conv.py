@@ -54,6 +54,12 @@ class ConvStack(nn.Sequential):
         super().__init__(ConvNormAct(layers, in_channels, first, stride, kernel), *rest)
 
 
+def separable(layers: Layers, in_channels: int, channels: int, *between: nn.Module, kernel: Size = 3) -> nn.Sequential:
+    """Return a depthwise convolution, what comes `between`, and a 1 wide convolution to `channels`."""
+    depthwise = layers.conv(in_channels, in_channels, kernel, groups=in_channels)
+    return nn.Sequential(depthwise, *between, layers.conv(in_channels, channels, 1))
+
+
 class ResidualBlockD(nn.Module):
     """Two convolutions beside a shortcut that averages before it projects (ResNet-D, arXiv:1812.01187).
 

@@ -6,6 +6,7 @@ Their heads stand at half resolution or below a last enlargement without a skip.
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.init import fan_out_init, linear_init
@@ -15,6 +16,7 @@ from unetkit.errors import ModelError
 
 CONV_LEVELS = 3
 GROUPS = 4
+LIGHT_WIDTHS = (8, 16, 24, 32, 48, 64)
 
 
 class PoolStage(nn.Sequential):
@@ -54,6 +56,24 @@ class SumDecoder(nn.Module):
         return found
 
 
+class DilatedGroups(nn.ModuleList):
+    """Equal groups of channels, each through a depthwise convolution of its own dilation, side by side again.
+
+    `channels` are those of all groups; `norm(width)`, if given, returns what comes before each convolution.
+    """
+
+    def __init__(
+        self, layers: Layers, channels: int, dilations: Sequence[int], norm: Callable[[int], nn.Module] | None = None
+    ) -> None:
+        part = channels // len(dilations)
+        convs = [layers.conv(part, part, padding=step, dilation=step, groups=part) for step in dilations]
+        super().__init__(nn.Sequential(norm(part), conv) if norm else conv for conv in convs)
+
+    def forward(self, groups: Sequence[Tensor]) -> Tensor:
+        """Map as many maps [B, C / groups, *S] as there are dilations to one [B, C, *S]."""
+        return torch.cat([layer(group) for layer, group in zip(self, groups, strict=True)], 1)
+
+
 def light_layers(dims: int) -> Layers:
     """Return the layers of MALUNet and EGE-UNet: four groups per norm, GELU, corners aligned when enlarging."""
     return Layers(dims, norm=("group", {"groups": GROUPS}), act="gelu", up="linear_aligned")
@@ -69,8 +89,13 @@ def light_stages(
     """Return the stages down and the steps up of MALUNet and EGE-UNet, finest first.
 
     The first levels are single convolutions, the others down(layers, in_channels, channels) and up(...) of the paper.
-    The first map has half the resolution of the image, the two deepest share theirs.
+    The first map has half the resolution of the image, the two deepest share theirs. Raises ModelError unless there are
+    levels below the convolutions and all widths divide into groups.
     """
+    if len(widths) <= CONV_LEVELS or any(w % GROUPS or w < 1 for w in widths):
+        raise ModelError(
+            f"widths {list(widths)}: give more than {CONV_LEVELS}, each a multiple of {GROUPS}, as channels are grouped"
+        )
     stages = Chain()
     steps: list[nn.Module] = []
     for level, (before, width) in enumerate(zip((in_channels, *widths), widths, strict=False)):
@@ -90,11 +115,3 @@ def light_init(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv1d):  # unlike the others not per group
             nn.init.normal_(module.weight, 0.0, (2 / (module.kernel_size[0] * module.out_channels)) ** 0.5)
-
-
-def check_widths(widths: Sequence[int]) -> None:
-    """Raise ModelError unless there are levels below the convolutions and all widths divide into groups."""
-    if len(widths) <= CONV_LEVELS or any(w % GROUPS or w < 1 for w in widths):
-        raise ModelError(
-            f"widths {list(widths)}: give more than {CONV_LEVELS}, each a multiple of {GROUPS}, as channels are grouped"
-        )

@@ -1,22 +1,23 @@
 """EGE-UNet: learned maps multiply groups of channels, and skips are led by masks from below (arXiv:2307.08473)."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unetkit.blocks.conv import separable
 from unetkit.blocks.layers import ChannelNorm, Layers
-from unetkit.blocks.pooled import GROUPS, check_widths, light_init, light_layers, light_stages
+from unetkit.blocks.pooled import GROUPS, LIGHT_WIDTHS, DilatedGroups, light_init, light_layers, light_stages
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
 
-WIDTHS = (8, 16, 24, 32, 48, 64)
 DILATIONS = (1, 2, 5, 7)
 LEARNED_SIDE = 8
-EPS = 1e-6
+_norm = partial(ChannelNorm, eps=1e-6)
 
 
 class HadamardAttention(nn.Module):
@@ -31,22 +32,15 @@ class HadamardAttention(nn.Module):
         # equal groups in 2D; chunk leaves the last smaller in 3D
         self.parts = layers.dims + 2
         space, *lines, rest = [len(part) for part in torch.arange(in_channels).chunk(self.parts)]
-        self.norm = ChannelNorm(in_channels, eps=EPS)
+        self.norm = _norm(in_channels)
         self.space = nn.Parameter(torch.ones(1, space, *[LEARNED_SIDE] * layers.dims))
-        self.space_convs = nn.Sequential(
-            layers.conv(space, space, groups=space), layers.act(), layers.conv(space, space, 1)
-        )
+        self.space_convs = separable(layers, space, space, layers.act())
         self.lines = nn.ParameterList(torch.ones(1, 1, c, LEARNED_SIDE) for c in lines)
         self.line_convs = nn.ModuleList(
             nn.Sequential(nn.Conv1d(c, c, 3, padding=1, groups=c), layers.act(), nn.Conv1d(c, c, 1)) for c in lines
         )
         self.rest = nn.Sequential(layers.conv(rest, rest, 1), layers.act(), layers.conv(rest, rest, groups=rest))
-        self.out = nn.Sequential(
-            ChannelNorm(in_channels, eps=EPS),
-            layers.conv(in_channels, in_channels, groups=in_channels),
-            layers.act(),
-            layers.conv(in_channels, channels, 1),
-        )
+        self.out = nn.Sequential(_norm(in_channels), *separable(layers, in_channels, channels, layers.act()))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in_channels, *S] to [B, channels, *S]."""
@@ -67,19 +61,15 @@ class GroupBridge(nn.Module):
         super().__init__()
         self.layers = layers
         self.project = layers.conv(below, channels, 1)
-        part = 2 * (channels // GROUPS) + masks
-        self.groups = nn.ModuleList(
-            nn.Sequential(ChannelNorm(part, eps=EPS), layers.conv(part, part, padding=step, dilation=step, groups=part))
-            for step in DILATIONS
-        )
-        merged = GROUPS * part
-        self.out = nn.Sequential(ChannelNorm(merged, eps=EPS), layers.conv(merged, channels, 1))
+        merged = 2 * channels + GROUPS * masks  # each group sees the whole mask
+        self.groups = DilatedGroups(layers, merged, DILATIONS, _norm)
+        self.out = nn.Sequential(_norm(merged), layers.conv(merged, channels, 1))
 
     def forward(self, below: Tensor, skip: Tensor, mask: Tensor) -> Tensor:
         """Return the merged skip, of the shape of `skip`."""
         below = self.layers.linear(self.project(below), skip.shape[2:], aligned=True)
-        parts = zip(self.groups, below.chunk(GROUPS, 1), skip.chunk(GROUPS, 1), strict=True)
-        return self.out(torch.cat([group(torch.cat([low, high, mask], 1)) for group, low, high in parts], 1))
+        parts = zip(below.chunk(GROUPS, 1), skip.chunk(GROUPS, 1), strict=True)
+        return self.out(self.groups([torch.cat([low, high, mask], 1) for low, high in parts]))
 
 
 class EGEUNet(nn.Module):
@@ -134,17 +124,15 @@ class EGEUNet(nn.Module):
     )
 )
 def egeunet(
-    task: TaskShape, *, widths: Sequence[int] = WIDTHS, as_published: bool = False, deep_supervision: bool = False
+    task: TaskShape, *, widths: Sequence[int] = LIGHT_WIDTHS, as_published: bool = False, deep_supervision: bool = False
 ) -> nn.Module:
     """Build EGE-UNet of `widths` channels per level; the two deepest share a resolution.
 
-    Raises ModelError if 4 groups do not divide the widths or masks of one channel are to be compared with several
-    classes.
+    Raises ModelError if 4 groups do not divide the widths, or one mask is to be compared with several classes.
     """
-    check_widths(widths)
     if as_published and deep_supervision and task.num_classes > 1:
         raise ModelError(
-            f"as_published gives masks of one channel, which cannot be compared with {task.num_classes} classes; "
+            f"as_published masks of one channel cannot be compared with {task.num_classes} classes; "
             "drop it or deep_supervision"
         )
     return EGEUNet(task, tuple(widths), 1 if as_published else task.num_classes, deep_supervision)

@@ -5,22 +5,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from unetkit.blocks.conv import separable
+from unetkit.blocks.external import ExternalAttention
 from unetkit.blocks.layers import Layers
-from unetkit.blocks.pooled import GROUPS, SumDecoder, check_widths, light_init, light_layers, light_stages
+from unetkit.blocks.pooled import LIGHT_WIDTHS, DilatedGroups, SumDecoder, light_init, light_layers, light_stages
 from unetkit.blocks.unet import Heads
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
 
-WIDTHS = (8, 16, 24, 32, 48, 64)
 DILATIONS = (7, 5, 2, 1)
-MEMORY = 4  # slots of the external memory per channel
-TINY = 1e-9
 
 
 def _separable(layers: Layers, in_channels: int, channels: int, kernel: int, act: nn.Module) -> nn.Module:
-    """Return a depthwise convolution, norm, a pointwise convolution and an activation."""
-    depthwise = layers.conv(in_channels, in_channels, kernel, groups=in_channels)
-    return nn.Sequential(depthwise, layers.norm(in_channels), layers.conv(in_channels, channels, 1), act)
+    """Return a separable convolution, with a norm between its two, and an activation."""
+    return nn.Sequential(*separable(layers, in_channels, channels, layers.norm(in_channels), kernel=kernel), act)
 
 
 class DilatedGatedAttention(nn.Module):
@@ -28,10 +26,7 @@ class DilatedGatedAttention(nn.Module):
 
     def __init__(self, layers: Layers, in_channels: int, channels: int) -> None:
         super().__init__()
-        part = in_channels // GROUPS
-        self.dilated = nn.ModuleList(
-            layers.conv(part, part, padding=step, dilation=step, groups=part) for step in DILATIONS
-        )
+        self.dilated = DilatedGroups(layers, in_channels, DILATIONS)
         self.mix = nn.Sequential(layers.norm(in_channels), layers.conv(in_channels, in_channels, 1), layers.act())
         self.gate = _separable(layers, in_channels, in_channels, 3, nn.Sigmoid())
         self.value = _separable(layers, in_channels, in_channels, 5, layers.act())
@@ -40,27 +35,8 @@ class DilatedGatedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in_channels, *S] to [B, channels, *S]."""
-        parts = [conv(part) for conv, part in zip(self.dilated, x.chunk(GROUPS, 1), strict=True)]
-        x = self.mix(torch.cat(parts, 1))
+        x = self.mix(self.dilated(x.chunk(len(DILATIONS), 1)))
         return self.out(self.gate(x) * self.value(x)) + self.shortcut(x)
-
-
-class ExternalAttention(nn.Module):
-    """Residual attention of all positions to a small learned memory (arXiv:2105.02358)."""
-
-    def __init__(self, layers: Layers, channels: int) -> None:
-        super().__init__()
-        self.query = layers.conv(channels, channels, 1)
-        self.keys = nn.Conv1d(channels, MEMORY * channels, 1, bias=False)
-        self.values = nn.Conv1d(MEMORY * channels, channels, 1, bias=False)
-        self.out = nn.Sequential(layers.conv(channels, channels, 1, bias=False), layers.norm(channels))
-        self.act = layers.act()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, *S] to the same shape."""
-        scores = self.keys(self.query(x).flatten(2)).softmax(-1)  # [B, slots, N], over positions
-        scores = scores / (TINY + scores.sum(1, keepdim=True))
-        return self.act(x + self.out(self.values(scores).view(x.shape)))
 
 
 def _attend_and_gate(layers: Layers, in_channels: int, channels: int) -> nn.Module:
@@ -131,10 +107,9 @@ class MALUNet(nn.Module):
         "attention as one tensor, while here they are drawn apart; 3D by the same rules",
     )
 )
-def malunet(task: TaskShape, *, widths: Sequence[int] = WIDTHS) -> nn.Module:
+def malunet(task: TaskShape, *, widths: Sequence[int] = LIGHT_WIDTHS) -> nn.Module:
     """Build MALUNet of `widths` channels per level; the two deepest share a resolution.
 
     Raises ModelError if 4 groups do not divide the widths.
     """
-    check_widths(widths)
     return MALUNet(task, tuple(widths))
