@@ -96,7 +96,7 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-UPS = ("transposed", "nearest_conv", "nearest_project", "nearest", "linear", "linear_aligned")
+UPS = ("transposed", "nearest_conv", "nearest_project", "project_linear", "nearest", "linear", "linear_aligned")
 
 
 class Layers:
@@ -184,8 +184,9 @@ class Layers:
         """Return what enlarges a map by `stride`, to `up_channels(in_channels, channels)` channels.
 
         "transposed": a transposed convolution as large as its stride; "nearest_conv": copies, then a convolution,
-        3 wide, with norm and activation; "nearest_project": copies, then a convolution, 1 wide; "nearest", "linear",
-        "linear_aligned": no weights, so the channels stay.
+        3 wide, with norm and activation; "nearest_project": copies, then a convolution, 1 wide; "project_linear": such
+        a convolution, without bias, then "linear"; "nearest", "linear", "linear_aligned": no weights, so the channels
+        stay.
         """
         per = per_axis(stride, self.dims)
         if callable(self._up):
@@ -197,6 +198,8 @@ class Layers:
             return nn.Sequential(Resize(self.dims, "nearest", per), conv, self.norm(channels), self.act())
         if self._up == "nearest_project":
             return nn.Sequential(Resize(self.dims, "nearest", per), self.conv(in_channels, channels, 1))
+        if self._up == "project_linear":
+            return nn.Sequential(self.conv(in_channels, channels, 1, bias=False), Resize(self.dims, "linear", per))
         return Resize(self.dims, self._up, per)
 
     def up_channels(self, in_channels: int, channels: int) -> int:

@@ -1,7 +1,4 @@
-"""LightM-UNet: a narrow residual U-Net whose blocks are Mamba layers, with depthwise convolutions on the way up.
-
-arXiv:2403.05246.
-"""
+"""LightM-UNet: Mamba layers instead of convolutions in the encoder of a narrow U-Net (arXiv:2403.05246)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,20 +8,15 @@ from torch import Tensor, nn
 
 from unetkit.blocks.checks import check_levels
 from unetkit.blocks.conv import Block
-from unetkit.blocks.layers import Layers, Resize, Size
+from unetkit.blocks.layers import Layers, Size
 from unetkit.blocks.mamba import Mamba
 from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
 
-DEPTHS = (1, 2, 2, 4)
-
 
 class VisionMamba(nn.Module):
-    """Mamba over the voxels of a map [B, C, *S] beside a scaled shortcut, then a linear layer to other channels.
-
-    The same norm stands before Mamba and before the linear layer.
-    """
+    """Norm and Mamba over voxels of [B, C, *S] beside a scaled shortcut, then the same norm and a linear layer."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -64,25 +56,20 @@ class ResidualUp(nn.Module):
         return self.after(self.main(x) + self.skip_scale * x)
 
 
-def _separable(layers: Layers, in_channels: int, channels: int, kernel: int = 3, *, bias: bool = False) -> nn.Module:
-    each = layers.conv(in_channels, in_channels, kernel, groups=in_channels, bias=bias)
-    return nn.Sequential(each, layers.conv(in_channels, channels, 1, bias=bias))
+def _separable(layers: Layers, in_channels: int, channels: int) -> nn.Module:
+    each = layers.conv(in_channels, in_channels, groups=in_channels, bias=False)
+    return nn.Sequential(each, layers.conv(in_channels, channels, 1, bias=False))
 
 
 def _stage(
     layers: Layers, in_channels: int, channels: int, stride: Size = 1, *, depth: int, first: bool = False
 ) -> nn.Module:
     """Return the way to a level and its blocks; the first level begins with a convolution."""
-    way = (
-        [_separable(layers, in_channels, channels)]
-        if first
-        else [VisionMamba(in_channels, channels), layers.pool(stride)]
-    )
+    if first:
+        way = [_separable(layers, in_channels, channels)]
+    else:
+        way = [VisionMamba(in_channels, channels), layers.pool(stride)]
     return nn.Sequential(*way, *[ResidualMamba(layers, channels) for _ in range(depth)])
-
-
-def _enlarge(layers: Layers, in_channels: int, channels: int, stride: Sequence[int]) -> nn.Module:
-    return nn.Sequential(layers.conv(in_channels, channels, 1, bias=False), Resize(layers.dims, "linear", stride))
 
 
 class LightHeads(nn.Module):
@@ -90,14 +77,12 @@ class LightHeads(nn.Module):
 
     def __init__(self, layers: Layers, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.before = nn.Sequential(
-            layers.norm(channels), layers.act(), layers.conv(channels, channels, 1, groups=channels)
-        )
+        each = layers.conv(channels, channels, 1, groups=channels)
+        self.before = nn.Sequential(layers.norm(channels), layers.act(), each)
         self.heads = Heads(layers, [channels], num_classes)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        out: Tensor = self.heads([self.before(maps[0])])
-        return out
+        return self.heads([self.before(maps[0])])
 
 
 @register(
@@ -114,19 +99,18 @@ class LightHeads(nn.Module):
         params_at={2: (1, 2, (128, 128)), 3: (1, 3, (32, 32, 32))},
         gflops={2: 7.153, 3: 6.265},
         activation_mb={2: 327.6, 3: 408.2},
-        new="Mamba layers instead of convolutions in the encoder of a narrow U-Net",
         notes="The paper states 1.09 M parameters; its published configuration, this one, has 5.01 M. As in the code "
         "the norm of a Mamba layer acts twice, and the layer is plain Mamba where the paper draws a visual state "
         "space.",
     )
 )
-def lightm_unet(task: TaskShape, *, width: int = 32, depths: Sequence[int] = DEPTHS) -> nn.Module:
+def lightm_unet(task: TaskShape, *, width: int = 32, depths: Sequence[int] = (1, 2, 2, 4)) -> nn.Module:
     """Build LightM-UNet with `width` channels at full resolution and `depths` blocks per level.
 
     Raises ModelError if there is but one level.
     """
     check_levels(depths=depths)
-    layers = Layers(task.dims, norm="group", up=_enlarge)
+    layers = Layers(task.dims, norm="group", up="project_linear")
     widths = [width * 2**i for i in range(len(depths))]
     stages: list[Block] = [partial(_stage, depth=depth, first=i == 0) for i, depth in enumerate(depths)]
     encoder = Encoder(layers, task.in_channels, widths, stages, pool=False)
