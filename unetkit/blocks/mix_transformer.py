@@ -69,13 +69,15 @@ def attend(part: Attending, x: Tensor, seen: Tensor, heads: int) -> Tensor:
 class MixMlp(nn.Module):
     """MLP with a depthwise convolution beside a shortcut, and a norm, between its layers.
 
-    With `twice` set the shortcut computes the first layer once more, as references do: more work, the same values.
+    The `hidden` channels are by default MLP_RATIO times those of the map. With `twice` set the shortcut computes the
+    first layer once more, as references do: more work, the same values.
     """
 
     twice = False
 
-    def __init__(self, layers: Layers, channels: int, hidden: int) -> None:
+    def __init__(self, layers: Layers, channels: int, hidden: int | None = None) -> None:
         super().__init__()
+        hidden = hidden or MLP_RATIO * channels
         self.fc1 = nn.Linear(channels, hidden)
         self.mix = OnChannels(layers.conv(hidden, hidden, groups=hidden))
         self.norm = nn.LayerNorm(hidden)
@@ -86,6 +88,19 @@ class MixMlp(nn.Module):
         hidden = self.fc1(x)
         shortcut = self.fc1(x) if self.twice else hidden
         return self.fc2(F.gelu(self.norm(self.mix(hidden) + shortcut)))
+
+
+class MixResidual(nn.Module):
+    """A MixMlp behind a norm of its own, added to a map [B, *S, C]."""
+
+    def __init__(self, layers: Layers, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mlp = MixMlp(layers, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, *S, C] to the same shape."""
+        return x + self.mlp(self.norm(x))
 
 
 class MixStage(nn.Sequential):
@@ -108,6 +123,20 @@ class JoinTo(nn.Linear):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
         """Map a decoder map and a skip to one with the skip's channels."""
         return super().forward(torch.cat([x, skip], -1))
+
+
+class LinearJoin(nn.Module):
+    """Bring the decoder's map to the skip's channels and join both by linear layers and a norm."""
+
+    def __init__(self, channels: int, skip_channels: int) -> None:
+        super().__init__()
+        self.fit = nn.Linear(channels, skip_channels)
+        self.mix = nn.Linear(2 * skip_channels, skip_channels)
+        self.norm = nn.LayerNorm(skip_channels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Map a decoder map and a skip, [B, *S, .], to one with the skip's channels."""
+        return self.norm(self.mix(torch.cat([self.fit(x), skip], -1)))
 
 
 class MixUnet(nn.Module):

@@ -10,23 +10,10 @@ from unetkit.blocks.checks import check_even, check_levels
 from unetkit.blocks.efficient import EfficientContext, EfficientCross, EfficientMixing
 from unetkit.blocks.init import glorot_init
 from unetkit.blocks.layers import Layers
-from unetkit.blocks.mix_transformer import MLP_RATIO, MixMlp, MixUnet, OnChannels, spend_as_published
+from unetkit.blocks.mix_transformer import LinearJoin, MixMlp, MixResidual, MixUnet, OnChannels, spend_as_published
 from unetkit.blocks.swin import stem_channels
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
-
-
-class SecondMlp(nn.Module):
-    """A further MLP with its norm, added to a map [B, *S, C]."""
-
-    def __init__(self, layers: Layers, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.mlp = MixMlp(layers, channels, MLP_RATIO * channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, *S, C] to the same shape."""
-        return x + self.mlp(self.norm(x))
 
 
 class WastefulContext(EfficientContext):
@@ -72,20 +59,6 @@ class ContextFusion(nn.Module):
         return [x + more for x, more in zip(maps, narrow, strict=True)]
 
 
-class LinearJoin(nn.Module):
-    """Bring the decoder's map to the skip's channels and join both by linear layers and a norm."""
-
-    def __init__(self, channels: int, skip_channels: int) -> None:
-        super().__init__()
-        self.fit = nn.Linear(channels, skip_channels)
-        self.mix = nn.Linear(2 * skip_channels, skip_channels)
-        self.norm = nn.LayerNorm(skip_channels)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Map a decoder map and a skip, [B, *S, .], to one with the skip's channels."""
-        return self.norm(self.mix(torch.cat([self.fit(x), skip], -1)))
-
-
 @register(
     ModelInfo(
         title="Inter-Scale Context Fusion",
@@ -105,8 +78,8 @@ class LinearJoin(nn.Module):
             "fusion, two norms per MLP, most of its deepest and last decoder levels). It takes 42.87 billion "
             "operations, as it computes the first layer of each MLP twice, and of each scale of the fusion an answer "
             "of its own that is dropped. as_published=true does all of this; outputs are the same. Its head count "
-            "changes nothing there: attention has one head. One channel is repeated to three. The "
-            "reference is 224 pixels square only; other sizes and 3D are our extension."
+            "changes nothing there: attention has one head. One channel is repeated to three. The reference is "
+            "224 pixels square only; other sizes and 3D are our extension."
         ),
     )
 )
@@ -124,8 +97,8 @@ def iscf(
 
     def block(level: int) -> nn.Module:
         width = widths[level]
-        mlp = MixMlp(layers, width, MLP_RATIO * width)
-        return nn.Sequential(TransformerBlock(width, EfficientMixing(layers, width), mlp), SecondMlp(layers, width))
+        mlp = MixMlp(layers, width)
+        return nn.Sequential(TransformerBlock(width, EfficientMixing(layers, width), mlp), MixResidual(layers, width))
 
     joins = [LinearJoin(below // 2, width) for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True)]
     model = MixUnet(layers, (stem_channels(task), task.num_classes), widths, depths, block, joins)
