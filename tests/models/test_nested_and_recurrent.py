@@ -93,7 +93,7 @@ def test_wunet_gives_its_features() -> None:
         ("unet3d", {"patch_size": (20, 20, 20)}, ShapeError, r"next legal size is \(24, 24, 24\)"),
         ("r2unet", {"t": 0}, ModelError, "t=0: how often a map comes back; give 1 or more"),
         ("runet", {"atention": True}, ModelError, "runet"),
-        ("resunetpp", {"widths": (8,)}, ModelError, "give 2 or more"),
+        ("resunetpp", {"widths": (8,)}, ModelError, "2 at least"),
         ("u2net", {"shrink": 17}, ModelError, "shrink=17 leaves stages without channels; give 1 to 16"),
         ("multiresunet", {"variant": "kears"}, ModelError, r"did you mean 'keras'"),
         ("ritnet", {"dropout": 2.0}, ModelError, "dropout"),
