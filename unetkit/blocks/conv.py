@@ -54,10 +54,12 @@ class ConvStack(nn.Sequential):
         super().__init__(ConvNormAct(layers, in_channels, first, stride, kernel), *rest)
 
 
-def separable(layers: Layers, in_channels: int, channels: int, *between: nn.Module, kernel: Size = 3) -> nn.Sequential:
+def separable(
+    layers: Layers, in_channels: int, channels: int, *between: nn.Module, kernel: Size = 3, bias: bool = True
+) -> nn.Sequential:
     """Return a depthwise convolution, what comes `between`, and a 1 wide convolution to `channels`."""
-    depthwise = layers.conv(in_channels, in_channels, kernel, groups=in_channels)
-    return nn.Sequential(depthwise, *between, layers.conv(in_channels, channels, 1))
+    depthwise = layers.conv(in_channels, in_channels, kernel, groups=in_channels, bias=bias)
+    return nn.Sequential(depthwise, *between, layers.conv(in_channels, channels, 1, bias=bias))
 
 
 class ResidualBlockD(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.checks import check_levels
-from unetkit.blocks.conv import Block
+from unetkit.blocks.conv import Block, separable
 from unetkit.blocks.layers import Layers, Size
 from unetkit.blocks.mamba import Mamba
 from unetkit.blocks.unet import Decoder, Encoder, Heads, UNet
@@ -48,7 +48,8 @@ class ResidualUp(nn.Module):
 
     def __init__(self, layers: Layers, in_channels: int, channels: int, stride: Size = 1) -> None:
         super().__init__()
-        self.main = nn.Sequential(layers.norm(in_channels), layers.act(), _separable(layers, in_channels, channels))
+        conv = separable(layers, in_channels, channels, bias=False)
+        self.main = nn.Sequential(layers.norm(in_channels), layers.act(), conv)
         self.after = nn.Sequential(layers.norm(channels), layers.act())
         self.skip_scale = nn.Parameter(torch.ones(1))
 
@@ -56,17 +57,12 @@ class ResidualUp(nn.Module):
         return self.after(self.main(x) + self.skip_scale * x)
 
 
-def _separable(layers: Layers, in_channels: int, channels: int) -> nn.Module:
-    each = layers.conv(in_channels, in_channels, groups=in_channels, bias=False)
-    return nn.Sequential(each, layers.conv(in_channels, channels, 1, bias=False))
-
-
 def _stage(
     layers: Layers, in_channels: int, channels: int, stride: Size = 1, *, depth: int, first: bool = False
 ) -> nn.Module:
     """Return the way to a level and its blocks; the first level begins with a convolution."""
     if first:
-        way = [_separable(layers, in_channels, channels)]
+        way: list[nn.Module] = [separable(layers, in_channels, channels, bias=False)]
     else:
         way = [VisionMamba(in_channels, channels), layers.pool(stride)]
     return nn.Sequential(*way, *[ResidualMamba(layers, channels) for _ in range(depth)])
