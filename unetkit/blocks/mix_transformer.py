@@ -196,3 +196,11 @@ def spend_as_published(model: nn.Module) -> nn.ModuleList:
     for mlp in mlps:
         mlp.twice = True
     return nn.ModuleList(nn.LayerNorm(m.norm.normalized_shape) for m in mlps for _ in range(2))
+
+
+def carry_unused(model: nn.Module, parts: Sequence[nn.Module]) -> None:
+    """Let a network work as its reference does, and carry what that never uses: `parts`, and two norms per MixMlp."""
+    unused = nn.ModuleList(parts)
+    glorot_init(unused)
+    unused.extend([spend_as_published(model), spend_as_published(unused)])
+    model.unused = unused

@@ -1,12 +1,24 @@
 """Rearrangements without weights: voxels become channels, channels become voxels, channels move along an axis."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 SHIFTS = (-2, -1, 0, 1, 2)
+
+
+def tokens_of(maps: Sequence[Tensor], channels: int) -> Tensor:
+    """Read maps [B, *S, m C] as tokens [B, N, C]: m in a row for each voxel."""
+    return torch.cat([m.reshape(len(m), -1, channels) for m in maps], 1)
+
+
+def maps_of(tokens: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Cut tokens [B, N, C] into maps shaped like others, whose channels are multiples of C; undoes `tokens_of`."""
+    counts = [prod(m.shape[1:]) // tokens.shape[-1] for m in like]
+    return [part.reshape(m.shape) for part, m in zip(tokens.split(counts, 1), like, strict=True)]
 
 
 def haar(x: Tensor, stride: Sequence[int]) -> Tensor:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from unetkit.blocks.attention import TransformerBlock
 from unetkit.blocks.checks import check_even, check_heads, check_levels
 from unetkit.blocks.efficient import EfficientCross, EfficientMixing
-from unetkit.blocks.init import glorot_init
 from unetkit.blocks.layers import Layers
-from unetkit.blocks.mix_transformer import MLP_RATIO, MixMlp, MixUnet, spend_as_published
+from unetkit.blocks.mix_transformer import MLP_RATIO, MixMlp, MixUnet, carry_unused
 from unetkit.blocks.swin import stem_channels
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
@@ -101,8 +100,5 @@ def daeformer(
     model = MixUnet(layers, (stem_channels(task), task.num_classes), widths, depths, block, joins)
     if as_published:
         deepest = len(widths) - 1
-        unused = nn.ModuleList([CrossJoin(layers, widths[-1], widths[-1]), block(deepest), block(deepest)])
-        glorot_init(unused)
-        unused.extend([spend_as_published(model), spend_as_published(unused)])
-        model.unused = unused
+        carry_unused(model, [CrossJoin(layers, widths[-1], widths[-1]), block(deepest), block(deepest)])
     return model

@@ -1,39 +1,19 @@
 """MISSFormer: a Mix Transformer U-Net whose skips look at each other in a bridge (arXiv:2109.07162)."""
 
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from unetkit.blocks.attention import TransformerBlock
 from unetkit.blocks.checks import check_even, check_heads, check_levels
-from unetkit.blocks.init import glorot_init
 from unetkit.blocks.layers import Layers
-from unetkit.blocks.mix_transformer import (
-    MLP_RATIO,
-    JoinTo,
-    MixMlp,
-    MixUnet,
-    ReducedAttention,
-    attend,
-    spend_as_published,
-)
+from unetkit.blocks.mix_transformer import MLP_RATIO, JoinTo, MixMlp, MixUnet, ReducedAttention, attend, carry_unused
+from unetkit.blocks.rearrange import maps_of, tokens_of
 from unetkit.blocks.swin import stem_channels
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
-
-
-def _split(tokens: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
-    """Cut tokens [B, N, C] into maps shaped like `maps`, whose channels are multiples of C."""
-    counts = [prod(m.shape[1:]) // tokens.shape[-1] for m in maps]
-    return [part.reshape(m.shape) for part, m in zip(tokens.split(counts, 1), maps, strict=True)]
-
-
-def _tokens(maps: Sequence[Tensor], channels: int) -> Tensor:
-    """Read maps [B, *S, m C] as tokens [B, N, C]: m in a row for each voxel."""
-    return torch.cat([m.reshape(len(m), -1, channels) for m in maps], 1)
 
 
 class BridgeAttention(nn.Module):
@@ -56,11 +36,11 @@ class BridgeAttention(nn.Module):
         coarse = []
         for reduce, x in zip(self.reduce, maps, strict=True):
             if isinstance(reduce, nn.Identity):
-                coarse.append(_tokens([x], channels))
+                coarse.append(tokens_of([x], channels))
             else:
                 # here the reference splits channels first: m neighbouring channels become m tokens far apart
                 coarse.append(reduce(x.movedim(-1, 1)).reshape(len(x), channels, -1).transpose(1, 2))
-        return attend(self, _tokens(maps, channels), self.norm(torch.cat(coarse, 1)), 1)
+        return attend(self, tokens_of(maps, channels), self.norm(torch.cat(coarse, 1)), 1)
 
 
 class BridgeLayer(nn.Module):
@@ -76,10 +56,10 @@ class BridgeLayer(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Map scales to scales of the same shapes."""
-        tokens = _tokens(maps, self.channels)
-        tokens = tokens + self.attention(_split(self.norm1(tokens), maps), self.channels)
-        normed = _split(self.norm2(tokens), maps)
-        return [x + mlp(y) for x, mlp, y in zip(_split(tokens, maps), self.mlps, normed, strict=True)]
+        tokens = tokens_of(maps, self.channels)
+        tokens = tokens + self.attention(maps_of(self.norm1(tokens), maps), self.channels)
+        normed = maps_of(self.norm2(tokens), maps)
+        return [x + mlp(y) for x, mlp, y in zip(maps_of(tokens, maps), self.mlps, normed, strict=True)]
 
 
 @register(
@@ -96,12 +76,10 @@ class BridgeLayer(nn.Module):
         params_at={2: (3, 9, (224, 224))},
         gflops={2: 16.0},
         activation_mb={2: 401.3},
-        notes=(
-            "The reference's 42462537 parameters contain 7009792 that its forward pass skips (blocks of the deepest "
-            "decoder level, two norms per MLP), and it computes the first layer of each MLP twice; as_published=true "
-            "does both, with those parameters unused. One channel is repeated to three. The reference is 224 pixels "
-            "square only; other sizes and 3D are our extension."
-        ),
+        notes="The reference's 42462537 parameters contain 7009792 that its forward pass skips (blocks of the deepest "
+        "decoder level, two norms per MLP), and it computes the first layer of each MLP twice; as_published=true "
+        "does both, with those parameters unused. One channel is repeated to three. The reference is 224 pixels "
+        "square only; other sizes and 3D are our extension.",
     )
 )
 def missformer(
@@ -137,8 +115,5 @@ def missformer(
     model = MixUnet(layers, (stem_channels(task), task.num_classes), widths, depths, block, joins)
     model.bridge = nn.Sequential(*(BridgeLayer(layers, widths, ratios) for _ in range(bridges)))
     if as_published:
-        unused = nn.ModuleList([JoinTo(widths[-1], widths[-1]), block(levels - 1), block(levels - 1)])
-        glorot_init(unused)
-        unused.extend([spend_as_published(model), spend_as_published(unused)])
-        model.unused = unused
+        carry_unused(model, [JoinTo(widths[-1], widths[-1]), block(levels - 1), block(levels - 1)])
     return model
