@@ -9,13 +9,11 @@ from unetkit.blocks.checks import check_levels
 from unetkit.blocks.conv import ConvNormAct
 from unetkit.blocks.layers import Layers
 from unetkit.blocks.mamba import TriMamba
-from unetkit.blocks.unet import Heads
+from unetkit.blocks.unet import Heads, UNet
 from unetkit.blocks.unetr import UnetrDecoder
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
 
-WIDTHS = (48, 96, 192, 384)
-DEPTHS = (2, 2, 2, 2)
 SLICES = 64
 """Slices of the first map of the published patch of 128 voxels; half as many in each next."""
 STEM = 7
@@ -49,58 +47,34 @@ class TriOriented(nn.Module):
 
 
 class SegMambaEncoder(nn.Module):
-    """Stages from half the resolution on; what they give away passes a norm and an MLP, what goes on does not."""
+    """The image and stages from half its resolution on; what they give away passes a norm and an MLP.
+
+    With `as_published` maps are cut into as many slices as those of the published patch, else as they have.
+    """
 
     def __init__(
-        self,
-        layers: Layers,
-        in_channels: int,
-        widths: Sequence[int],
-        depths: Sequence[int],
-        slices: Sequence[int | None],
+        self, layers: Layers, in_channels: int, widths: Sequence[int], depths: Sequence[int], as_published: bool
     ) -> None:
         super().__init__()
         stem = layers.conv(in_channels, widths[0], STEM, stride=2)
-        steps = [
-            nn.Sequential(layers.norm(before), layers.conv(before, after, 2, stride=2))
-            for before, after in pairwise(widths)
-        ]
+        steps = [nn.Sequential(layers.norm(a), layers.conv(a, b, 2, stride=2)) for a, b in pairwise(widths)]
         self.steps = nn.ModuleList([stem, *steps])
+        slices = [SLICES // 2**i if as_published else None for i in range(len(widths))]
         self.stages = nn.ModuleList(
             nn.Sequential(SpatialConv(layers, width), *[TriOriented(width, cut) for _ in range(depth)])
             for width, depth, cut in zip(widths, depths, slices, strict=True)
         )
         self.outs = nn.ModuleList(
-            nn.Sequential(
-                layers.norm(width),
-                layers.conv(width, MLP_RATIO * width, 1),
-                nn.GELU(),
-                layers.conv(MLP_RATIO * width, width, 1),
-            )
-            for width in widths
+            nn.Sequential(layers.norm(n), layers.conv(n, MLP_RATIO * n, 1), nn.GELU(), layers.conv(MLP_RATIO * n, n, 1))
+            for n in widths
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps = []
+        maps = [x]
         for step, stage, out in zip(self.steps, self.stages, self.outs, strict=True):
             x = stage(step(x))
             maps.append(out(x))
         return maps
-
-
-class SegMamba(nn.Module):
-    """Encoder, decoder that also sees the image, head."""
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, heads: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-        self.heads = heads
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images [B, C, *S] to logits [B, K, *S]."""
-        out: Tensor = self.heads(self.decoder([x, *self.encoder(x)]))
-        return out
 
 
 @register(
@@ -126,8 +100,8 @@ class SegMamba(nn.Module):
 def segmamba(
     task: TaskShape,
     *,
-    widths: Sequence[int] = WIDTHS,
-    depths: Sequence[int] = DEPTHS,
+    widths: Sequence[int] = (48, 96, 192, 384),
+    depths: Sequence[int] = (2, 2, 2, 2),
     hidden: int = 768,
     as_published: bool = False,
 ) -> nn.Module:
@@ -137,8 +111,7 @@ def segmamba(
     """
     check_levels(widths=widths, depths=depths)
     layers = Layers(task.dims, norm=("instance", {"affine": False}))
-    slices = [SLICES // 2**i if as_published else None for i in range(len(widths))]
-    encoder = SegMambaEncoder(layers, task.in_channels, widths, depths, slices)
+    encoder = SegMambaEncoder(layers, task.in_channels, widths, depths, as_published)
     # the map of the image has as many channels as the first of the encoder, each other as many as the next
     decoder = UnetrDecoder(task.dims, (task.in_channels, *widths), (*widths, hidden))
-    return SegMamba(encoder, decoder, Heads(layers, decoder.channels, task.num_classes))
+    return UNet(encoder, decoder, Heads(layers, decoder.channels, task.num_classes))
