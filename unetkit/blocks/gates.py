@@ -27,6 +27,19 @@ class SqueezeExcite(nn.Module):
         return x * scale.view(*scale.shape, *[1] * (x.ndim - 2))
 
 
+class FullExcite(nn.Module):
+    """Scale each channel of a map [B, C, *S] by what two 1 wide convolutions, not reduced, make of all averages."""
+
+    def __init__(self, layers: Layers, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Sequential(
+            layers.conv(channels, channels, 1), nn.SiLU(), layers.conv(channels, channels, 1), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale(x.mean(tuple(range(2, x.ndim)), keepdim=True))
+
+
 class EfficientChannelGate(nn.Module):
     """Scale each channel of a map [B, C, *S] by what its average and those of `kernel` neighbours say (ECA-Net).
 

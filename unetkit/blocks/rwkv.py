@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unetkit.blocks.attention import DropPath
 from unetkit.blocks.scan import bi_wkv
 
 
@@ -65,6 +66,22 @@ class ChannelMix(nn.Module):
         hidden = self.key(_between(shifted, x, self.mix_key)).relu()
         hidden = self.norm(hidden.to(self.norm.weight.dtype).square())
         return self.gate(_between(shifted, x, self.mix_gate)).sigmoid() * self.value(hidden)
+
+
+class MixBranch(nn.Module):
+    """Add to a map [B, C, *S] what one of these layers makes of its voxels and their `quad_shift`, after a norm."""
+
+    def __init__(self, mix: SpatialMix | ChannelMix, channels: int, drop_path: float) -> None:
+        super().__init__()
+        self.mix = mix
+        self.norm = nn.LayerNorm(channels)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, *S] to the same shape."""
+        tokens, shifted = (t.flatten(2).transpose(1, 2) for t in (x, quad_shift(x)))
+        tokens = tokens + self.drop_path(self.norm(self.mix(tokens, shifted)))
+        return tokens.transpose(1, 2).reshape(x.shape)
 
 
 def _between(shifted: Tensor, x: Tensor, share: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """RWKV-UNet: blocks of token and depthwise mixing encode, one channel mix joins the skips (arXiv:2501.08458)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,51 +9,25 @@ from torch import Tensor, nn
 from unetkit.blocks.attention import DropPath
 from unetkit.blocks.checks import check_rate
 from unetkit.blocks.conv import ConvNormAct
+from unetkit.blocks.gates import FullExcite
 from unetkit.blocks.init import linear_init
 from unetkit.blocks.layers import ChannelNorm, Layers, Size
-from unetkit.blocks.rwkv import ChannelMix, SpatialMix, quad_shift
+from unetkit.blocks.rwkv import ChannelMix, MixBranch, SpatialMix
 from unetkit.blocks.swin import rising, stem_channels
-from unetkit.blocks.unet import Decoder, Heads
+from unetkit.blocks.unet import Chain, Decoder, Heads, UNet
 from unetkit.models._pretrained import load_matching, read_weights, rename
 from unetkit.models._rwkv_weights import NAMES
-from unetkit.registry import ModelInfo, register
+from unetkit.registry import ModelInfo, register, variant
 from unetkit.types import TaskShape
 
 EPS = 1e-6
 STEM = 24
 WIDE = 9
 CLASSES = 1000
-RATE = 0.05
+Stages = tuple[Sequence[int], Sequence[int], Sequence[float]]
+"""Widths and depths of the stages, and how much wider their blocks are inside."""
 GLOBAL_FROM = 2
 """The first stage, of four, whose blocks mix tokens; those before have batch norm in place of layer norm."""
-
-
-class Excite(nn.Module):
-    """Scale each channel of a map by what a small network of 1 wide convolutions makes of all averages."""
-
-    def __init__(self, layers: Layers, channels: int) -> None:
-        super().__init__()
-        self.scale = nn.Sequential(
-            layers.conv(channels, channels, 1), nn.SiLU(), layers.conv(channels, channels, 1), nn.Sigmoid()
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale(x.mean(tuple(range(2, x.ndim)), keepdim=True))
-
-
-class TokenMixing(nn.Module):
-    """Add to a map [B, C, *S] what its voxels make of all others."""
-
-    def __init__(self, channels: int, rate: float) -> None:
-        super().__init__()
-        self.mix = SpatialMix(channels)
-        self.norm = nn.LayerNorm(channels)
-        self.drop_path = DropPath(rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens, shifted = (t.flatten(2).transpose(1, 2) for t in (x, quad_shift(x)))
-        tokens = tokens + self.drop_path(self.norm(self.mix(tokens, shifted)))
-        return tokens.transpose(1, 2).reshape(x.shape)
 
 
 class GlobalLocal(nn.Module):
@@ -68,7 +43,7 @@ class GlobalLocal(nn.Module):
         before, hidden, after = channels
         self.norm = norm
         self.widen = ConvNormAct(layers.but(act="relu"), before, hidden, kernel=1)
-        self.tokens = TokenMixing(hidden, rate) if tokens else nn.Identity()
+        self.tokens = MixBranch(SpatialMix(hidden), hidden, rate) if tokens else nn.Identity()
         self.local = _depthwise(layers, hidden, 5, stride)
         self.gate: nn.Module = nn.Identity()
         self.project = layers.conv(hidden, after, 1, bias=False)
@@ -90,18 +65,12 @@ def _depthwise(layers: Layers, channels: int, kernel: int, stride: Size = 1) -> 
 class RwkvEncoder(nn.Module):
     """A stem at full resolution and four stages that halve it; grey images are repeated to three channels."""
 
-    def __init__(
-        self,
-        layers: Layers,
-        in_channels: int,
-        size: tuple[Sequence[int], Sequence[int], Sequence[float]],
-        drop_path: float,
-    ) -> None:
+    def __init__(self, layers: Layers, in_channels: int, size: Stages, drop_path: float) -> None:
         super().__init__()
         self.in_channels = in_channels
         stem = GlobalLocal(layers, (in_channels, in_channels, STEM), nn.Identity(), 1, 0.0, False)
-        stem.gate = Excite(layers, in_channels)
-        self.stages = nn.ModuleList([nn.Sequential(stem)])
+        stem.gate = FullExcite(layers, in_channels)
+        self.stages = Chain([nn.Sequential(stem)])
         before, (widths, depths, ratios) = STEM, size
         for i, (width, rates) in enumerate(zip(widths, rising(drop_path, depths), strict=True)):
             blocks = []
@@ -117,28 +86,21 @@ class RwkvEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map [B, C, *S] to five maps, finest first."""
-        x = x.expand(-1, self.in_channels, *[-1] * (x.ndim - 2))
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
+        maps: list[Tensor] = self.stages(x.expand(-1, self.in_channels, *[-1] * (x.ndim - 2)))
         return maps
 
 
-class CrossChannelMix(nn.Module):
+class CrossChannelMix(MixBranch):
     """Let the channels of several skips mix at the resolution of the finest, each at `widths[0]` channels."""
 
     def __init__(self, layers: Layers, widths: Sequence[int], drop_path: float) -> None:
-        super().__init__()
+        inner, joined = widths[0], widths[0] * len(widths)
+        super().__init__(ChannelMix(joined, 2), joined, drop_path)
         self.layers = layers
-        inner = widths[0]
         self.before = nn.ModuleList(layers.conv(width, inner, 1) for width in widths)
-        self.mix = ChannelMix(inner * len(widths), 2)
-        self.norm = nn.LayerNorm(inner * len(widths))
-        self.drop_path = DropPath(drop_path)
         self.after = nn.ModuleList(layers.conv(inner, width, 1) for width in widths)
 
-    def forward(self, skips: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, skips: Sequence[Tensor]) -> list[Tensor]:  # type: ignore[override]
         """Map skips [B, C, *S], finest first, to as many of the same shapes."""
         size = skips[0].shape[2:]
         # 1 wide convolutions and linear resampling may change places: this way fewer voxels are convolved
@@ -147,9 +109,7 @@ class CrossChannelMix(nn.Module):
             [self.layers.linear(conv(x), size) for conv, x in zip(self.before, skips, strict=True)][::-1],
             1,
         )
-        tokens, shifted = (t.flatten(2).transpose(1, 2) for t in (joined, quad_shift(joined)))
-        mixed = (tokens + self.drop_path(self.norm(self.mix(tokens, shifted)))).transpose(1, 2).reshape(joined.shape)
-        parts = mixed.chunk(len(skips), 1)[::-1]
+        parts = super().forward(joined).chunk(len(skips), 1)[::-1]
         return [
             conv(self.layers.linear(part, skip.shape[2:]))
             for conv, part, skip in zip(self.after, parts, skips, strict=True)
@@ -170,17 +130,14 @@ def _as_it_is(layers: Layers, in_channels: int, channels: int, stride: Size = 1)
     return nn.Identity()
 
 
-class RwkvUNet(nn.Module):
-    """Encoder, mix of the skips between stem and bottom, decoder, head."""
+class RwkvUNet(UNet):
+    """A U-Net whose skips between stem and bottom are mixed."""
 
     def __init__(
         self, layers: Layers, encoder: RwkvEncoder, widths: Sequence[int], num_classes: int, drop_path: float
     ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.ccm = CrossChannelMix(layers, widths[:-1], drop_path)
         # a step enlarges to the channels of its skip, and both side by side are the next step's input
-        self.decoder = Decoder(
+        decoder = Decoder(
             layers.but(up=_enlarge),
             (0, *widths),
             [1, *[2] * len(widths)],
@@ -189,29 +146,23 @@ class RwkvUNet(nn.Module):
             enlarged=(STEM, *widths[:-1]),
             join="up_first",
         )
-        self.heads = Heads(layers, (STEM,), num_classes)
+        super().__init__(encoder, decoder, Heads(layers, (STEM,), num_classes))
+        self.ccm = CrossChannelMix(layers, widths[:-1], drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Map images [B, C, *S] to logits [B, K, *S]."""
         stem, *skips, bottom = self.encoder(x)
         return self.heads(self.decoder([stem, *self.ccm(skips), bottom]))
 
 
-def _rwkv_unet(
-    task: TaskShape,
-    size: tuple[Sequence[int], Sequence[int], Sequence[float]],
-    drop_path: float,
-    as_published: bool,
-    weights: str | None,
-) -> nn.Module:
-    """Build the network of `size`: widths and depths of the stages, and how much wider their blocks are inside."""
+def _rwkv_unet(task: TaskShape, size: Stages, drop_path: float, as_published: bool, weights: str | None) -> nn.Module:
     check_rate(drop_path)
     widths = size[0]
     layers = Layers(task.dims, norm=("batch", {"eps": EPS}), bias=False)
     encoder = RwkvEncoder(layers, stem_channels(task), size, drop_path)
     model = RwkvUNet(layers, encoder, widths, task.num_classes, drop_path)
     if as_published:
-        model.unused = _unused(model.encoder, widths)
+        model.unused = _unused(encoder, widths)
     if weights:
         load_matching(model, rename(read_weights(weights), NAMES))
     return model
@@ -225,7 +176,7 @@ def _unused(encoder: RwkvEncoder, widths: Sequence[int]) -> nn.ModuleList:
         if isinstance(block, GlobalLocal):
             hidden: int = block.project.in_channels  # type: ignore[assignment]
             unused.append(nn.LayerNorm(hidden))
-            if not isinstance(block.tokens, TokenMixing):
+            if not isinstance(block.tokens, MixBranch):
                 unused.extend([SpatialMix(hidden), nn.LayerNorm(hidden)])
     return unused
 
@@ -251,55 +202,36 @@ def _unused(encoder: RwkvEncoder, widths: Sequence[int]) -> nn.ModuleList:
     )
 )
 def rwkv_unet_b(
-    task: TaskShape, *, drop_path: float = RATE, as_published: bool = False, weights: str | None = None
+    task: TaskShape, *, drop_path: float = 0.05, as_published: bool = False, weights: str | None = None
 ) -> nn.Module:
     """Build RWKV-UNet-B. Raises ModelError for weights that do not fit."""
     return _rwkv_unet(task, ((48, 72, 144, 240), (3, 3, 6, 3), (2.0, 2.5, 4.0, 4.0)), drop_path, as_published, weights)
 
 
-@register(
-    ModelInfo(
-        title="RWKV-UNet-S",
-        family="rwkv",
-        year=2025,
-        paper="2501.08458",
-        dims=(2, 3),
-        multiple=16,
-        source=("github:juntaoJianggavin/RWKV-UNet", "df96e2f", "none stated"),
-        params={2: 9702145},
-        params_at={2: (1, 9, (224, 224))},
-        gflops={2: 11.27},
-        activation_mb={2: 435.6},
-        new="RWKV-UNet with fewer channels",
-        notes="As rwkv_unet_b; 15087982 parameters with those unused.",
-    )
+@variant(
+    rwkv_unet_b,
+    title="RWKV-UNet-S",
+    params={2: 9702145},
+    gflops={2: 11.27},
+    activation_mb={2: 435.6},
+    new="RWKV-UNet with fewer channels",
+    notes="As rwkv_unet_b; 15087982 parameters with those unused.",
 )
-def rwkv_unet_s(
-    task: TaskShape, *, drop_path: float = RATE, as_published: bool = False, weights: str | None = None
-) -> nn.Module:
+def rwkv_unet_s(task: TaskShape, **options: Any) -> nn.Module:
     """Build RWKV-UNet-S, options as those of `rwkv_unet_b`."""
-    return _rwkv_unet(task, ((32, 64, 128, 192), (3, 3, 6, 3), (2.0, 2.5, 3.0, 4.0)), drop_path, as_published, weights)
+    return _rwkv_unet(task, ((32, 64, 128, 192), (3, 3, 6, 3), (2.0, 2.5, 3.0, 4.0)), **options)
 
 
-@register(
-    ModelInfo(
-        title="RWKV-UNet-T",
-        family="rwkv",
-        year=2025,
-        paper="2501.08458",
-        dims=(2, 3),
-        multiple=16,
-        source=("github:juntaoJianggavin/RWKV-UNet", "df96e2f", "none stated"),
-        params={2: 3145961},
-        params_at={2: (3, 9, (256, 256))},
-        gflops={2: 6.959},
-        activation_mb={2: 401.1},
-        new="RWKV-UNet with fewer channels and blocks",
-        notes="As rwkv_unet_b; 5677982 parameters with those unused, at 256 x 256.",
-    )
+@variant(
+    rwkv_unet_b,
+    title="RWKV-UNet-T",
+    params={2: 3145961},
+    params_at={2: (3, 9, (256, 256))},
+    gflops={2: 6.959},
+    activation_mb={2: 401.1},
+    new="RWKV-UNet with fewer channels and blocks",
+    notes="As rwkv_unet_b; 5677982 parameters with those unused, at 256 x 256.",
 )
-def rwkv_unet_t(
-    task: TaskShape, *, drop_path: float = RATE, as_published: bool = False, weights: str | None = None
-) -> nn.Module:
+def rwkv_unet_t(task: TaskShape, **options: Any) -> nn.Module:
     """Build RWKV-UNet-T, options as those of `rwkv_unet_b`."""
-    return _rwkv_unet(task, ((32, 48, 96, 160), (2, 2, 4, 2), (2.0, 2.5, 3.0, 3.5)), drop_path, as_published, weights)
+    return _rwkv_unet(task, ((32, 48, 96, 160), (2, 2, 4, 2), (2.0, 2.5, 3.0, 3.5)), **options)
