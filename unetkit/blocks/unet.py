@@ -196,6 +196,13 @@ def _fit_heads(heads: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any)
             state.setdefault(key, own[key])
 
 
+class Finest(nn.Sequential):
+    """Apply layers to the best of the decoder's maps: a head that is more than one convolution."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return super().forward(maps[0])
+
+
 class UNet(nn.Module):
     """Encoder, decoder and heads in a row, on an input [B, C, *S].
 
