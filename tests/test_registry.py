@@ -72,7 +72,7 @@ def test_metadata_is_whole(name: str) -> None:
 def test_filters() -> None:
     assert "unet" in list_models(family="cnn", dims=3)
     assert "transunet" not in list_models(dims=3)
-    assert list_models("swin*") == ["swin_unet", "swin_unetr"]
+    assert list_models("swin_u*") == ["swin_umamba", "swin_umamba_d", "swin_unet", "swin_unetr"]
     small = list_models(params=(None, 30e6))
     assert small
     assert all(min(catalog()[n].params.values()) <= 30e6 for n in small)

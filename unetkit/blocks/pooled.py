@@ -16,7 +16,6 @@ from unetkit.errors import ModelError
 
 CONV_LEVELS = 3
 GROUPS = 4
-LIGHT_WIDTHS = (8, 16, 24, 32, 48, 64)
 
 
 class PoolStage(nn.Sequential):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unetkit.blocks.conv import separable
 from unetkit.blocks.layers import ChannelNorm, Layers
-from unetkit.blocks.pooled import GROUPS, LIGHT_WIDTHS, DilatedGroups, light_init, light_layers, light_stages
+from unetkit.blocks.pooled import GROUPS, DilatedGroups, light_init, light_layers, light_stages
 from unetkit.errors import ModelError
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
@@ -124,7 +124,11 @@ class EGEUNet(nn.Module):
     )
 )
 def egeunet(
-    task: TaskShape, *, widths: Sequence[int] = LIGHT_WIDTHS, as_published: bool = False, deep_supervision: bool = False
+    task: TaskShape,
+    *,
+    widths: Sequence[int] = (8, 16, 24, 32, 48, 64),
+    as_published: bool = False,
+    deep_supervision: bool = False,
 ) -> nn.Module:
     """Build EGE-UNet of `widths` channels per level; the two deepest share a resolution.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from unetkit.blocks.conv import separable
 from unetkit.blocks.external import ExternalAttention
 from unetkit.blocks.layers import Layers
-from unetkit.blocks.pooled import LIGHT_WIDTHS, DilatedGroups, SumDecoder, light_init, light_layers, light_stages
+from unetkit.blocks.pooled import DilatedGroups, SumDecoder, light_init, light_layers, light_stages
 from unetkit.blocks.unet import Heads
 from unetkit.registry import ModelInfo, register
 from unetkit.types import TaskShape
@@ -107,7 +107,7 @@ class MALUNet(nn.Module):
         "attention as one tensor, while here they are drawn apart; 3D by the same rules",
     )
 )
-def malunet(task: TaskShape, *, widths: Sequence[int] = LIGHT_WIDTHS) -> nn.Module:
+def malunet(task: TaskShape, *, widths: Sequence[int] = (8, 16, 24, 32, 48, 64)) -> nn.Module:
     """Build MALUNet of `widths` channels per level; the two deepest share a resolution.
 
     Raises ModelError if 4 groups do not divide the widths.

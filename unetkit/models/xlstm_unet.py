@@ -103,7 +103,7 @@ def xlstm_unet_bot(
 @variant(
     xlstm_unet_bot,
     title="xLSTM-UNet Enc",
-    params={},
+    params={2: 49255660, 3: 44316766},
     gflops={2: 89.87, 3: 2353.0},
     activation_mb={2: 692.6, 3: 9517.0},
     new="Vision-LSTM blocks along the encoder of a residual U-Net: every other level of images, the deep ones of "
