@@ -139,9 +139,15 @@ def _counted(
         "params_m": trainable(network) / 1e6,
         "gflops": operations / 1e9,
         "gmacs": thop_macs(network, shape) / 1e9 if thop else operations / 2e9,
-        "activation_mb": kept_bytes(network, shape) / 1e6,
-        "step_mb": _step_bytes(network, shape) / 1e6,
+        **_of_training(network, shape),
     }
+
+
+def _of_training(network: nn.Module, shape: Sequence[int]) -> dict[str, float | None]:
+    try:
+        return {"activation_mb": kept_bytes(network, shape) / 1e6, "step_mb": _step_bytes(network, shape) / 1e6}
+    except ValueError:  # batch norm has no spread to learn from where a single image ends in a single voxel
+        return {"activation_mb": None, "step_mb": None}
 
 
 def _step_bytes(network: nn.Module, shape: Sequence[int]) -> int:

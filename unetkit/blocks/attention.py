@@ -55,7 +55,8 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens [B, N, C] to tokens [B, N, C]."""
-        mixed = F.scaled_dot_product_attention(*self.per_head(x, self.query, self.key, self.value))
+        query, key, value = self.per_head(x, self.query, self.key, self.value)
+        mixed = F.scaled_dot_product_attention(query, key, value)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def per_head(self, x: Tensor, *parts: nn.Linear) -> list[Tensor]:
