@@ -109,6 +109,14 @@ def _help_of(verb: str) -> tuple[Any, str]:
     from unetkit.cli.arguments import EvaluateWords, ListWords, PredictWords, described
     from unetkit.recipe.schema import Section
 
+    if verb == "bench":
+        from unetkit.cli.benching import help_text
+
+        return {
+            "verb": verb,
+            "help": VERBS[verb],
+            "words": help_text(),
+        }, f"unetkit {verb}: {VERBS[verb]}\n\n{help_text()}"
     schemas: dict[str, type[Section]] = {"list": ListWords, "predict": PredictWords, "evaluate": EvaluateWords}
     takes = described(schemas[verb]) if verb in schemas else "  the keys of a recipe; `unetkit show` prints them all"
     return {"verb": verb, "help": VERBS[verb], "words": takes}, f"unetkit {verb}: {VERBS[verb]}\n\nwords:\n{takes}"

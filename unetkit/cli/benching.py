@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from unetkit.cli.arguments import read_words
+from unetkit.cli.arguments import described, read_words
 from unetkit.cli.tables import as_text
 from unetkit.errors import RecipeError, nearest
+from unetkit.recipe.bench import BenchRecipe, read_bench
 from unetkit.recipe.section import Positive, PositiveFloat, Section
 
 Outcome = tuple[Any, str | None]
@@ -37,6 +38,12 @@ class CostWords(Section):
     output: str | None = Field(None, description="file for the table, .csv")
 
 
+class TableWords(Section):
+    """Which benchmark to tell of."""
+
+    run: str = Field(description="folder of a benchmark")
+
+
 class RunWords(Section):
     """A benchmark's folder and what to do with it."""
 
@@ -53,6 +60,17 @@ class ReportWords(Section):
     metric: Literal["iou", "dice", "nsd", "ap50", "pq"] = Field("iou", description="what models are compared by")
     seconds: PositiveFloat = Field(5.0, description="time that timing one model may take")
     device: str = Field("auto", description="where to time them: auto, cpu, cuda or cuda:N")
+
+
+def help_text() -> str:
+    """Return what `unetkit bench` can do, and the words that each form takes."""
+    schemas: dict[str, type[Section]] = {
+        "cost": CostWords,
+        "run": BenchRecipe,
+        "report": ReportWords,
+        "table": RunWords,
+    }
+    return "\n\n".join(f"bench {form}: {FORMS[form]}\n{described(schema)}" for form, schema in schemas.items())
 
 
 def bench(words: list[str]) -> Outcome:
@@ -97,8 +115,6 @@ def run(words: list[str]) -> Outcome:
         args = read_words(words, RunWords)
         return _job(args) if args.job is not None else _go_on(args)
     own = [w for w in words if w.partition("=")[0] in ("device", "retry")]
-    from unetkit.recipe.bench import read_bench
-
     recipe, name = read_bench([w for w in words if w not in own])
     args = read_words([*own, "run=new"], RunWords)
     from unetkit.bench.folder import open_bench
