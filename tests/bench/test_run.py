@@ -128,3 +128,5 @@ def test_costs_are_told_as_a_table_and_written(home, capsys):
     assert [row["name"] for row in document["rows"]] == ["unext_s", "ritnet"]
     assert float(rows_of(output)[0]["gflops"]) == pytest.approx(document["rows"][0]["gflops"])
     assert told(capsys, "cost", "models=[nounet]")[0] == 2
+    assert "add seconds=5" in told(capsys, "cost", "throughput=true")[1]["error"]
+    assert "unknown key 'retry'" in told(capsys, "table", f"run={home}", "retry=true")[1]["error"]

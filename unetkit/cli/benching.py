@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unetkit.cli.arguments import described, read_words
 from unetkit.cli.tables import as_text
@@ -36,6 +36,12 @@ class CostWords(Section):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: str = Field("auto", description="auto, fp32, bf16 or fp16")
     output: str | None = Field(None, description="file for the table, .csv")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> CostWords:
+        if self.throughput and self.seconds is None:
+            raise ValueError("throughput=true times models: add seconds=5, the time that one may take")
+        return self
 
 
 class TableWords(Section):
@@ -68,7 +74,7 @@ def help_text() -> str:
         "cost": CostWords,
         "run": BenchRecipe,
         "report": ReportWords,
-        "table": RunWords,
+        "table": TableWords,
     }
     return "\n\n".join(f"bench {form}: {FORMS[form]}\n{described(schema)}" for form, schema in schemas.items())
 
@@ -124,7 +130,7 @@ def run(words: list[str]) -> Outcome:
 
 def table(words: list[str]) -> Outcome:
     """Write the tables of a benchmark."""
-    args = read_words(words, RunWords)
+    args = read_words(words, TableWords)
     from unetkit.bench.folder import read_bench_folder
     from unetkit.bench.table import job_rows, write_tables
 
