@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from unetkit.blocks.encoders import TimmEncoder
 from unetkit.errors import ModelError, ShapeError
@@ -104,3 +105,35 @@ def test_efficientnets_of_segmentation_models_pytorch(name: str, blocks: int) ->
     assert torch.equal(coarse, network.blocks[4][:blocks](x))
     # nothing is left of one image for the next
     assert not torch.equal(encoder(image + 1)[1], first)
+
+
+has_efficientvim = pytest.mark.skipif(not timm.is_model("efficientvim_m1"), reason="needs timm 1.0.31")
+
+
+# Parameters and billions of operations of github:mlvlab/EfficientViM with its classifier, at its own sizes.
+@has_efficientvim
+@pytest.mark.parametrize(
+    ("size", "params", "gflops", "side"),
+    [
+        ("m1", 6_679_458, 0.4728, 224),
+        ("m2", 13_903_842, 0.7043, 224),
+        ("m3", 16_604_174, 1.3034, 224),
+        ("m4", 19_606_505, 2.21, 256),
+    ],
+)
+def test_efficientvim_is_the_network_of_its_authors(size, params, gflops, side):
+    with torch.device("meta"):
+        network = timm.create_model(f"efficientvim_{size}").eval()
+    assert sum(p.numel() for p in network.parameters()) == params
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, 3, side, side, device="meta"))
+    assert counter.get_total_flops() / 1e9 == pytest.approx(gflops, abs=5e-5)
+
+
+@has_efficientvim
+def test_efficientvim_is_an_encoder_down_to_a_64th():
+    network = create_model(
+        "unet", in_channels=1, num_classes=2, patch_size=(128, 128), encoder="efficientvim_m1"
+    ).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, 1, 128, 128)).shape == (1, 2, 128, 128)
