@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from unetkit.cli.arguments import described, read_words
 from unetkit.cli.tables import as_text
-from unetkit.errors import RecipeError, nearest
+from unetkit.errors import RecipeError, counted, nearest
 from unetkit.recipe.bench import BenchRecipe, read_bench
 from unetkit.recipe.section import Positive, PositiveFloat, Section
 
@@ -111,8 +111,9 @@ def cost(words: list[str]) -> Outcome:
         bar(number, len(names))
     if args.output:
         write_rows(Path(args.output), rows)
-    counted = f"{' x '.join(map(str, size))}, {args.channels} channels, {args.classes} outputs, {setting.form}"
-    return {"setting": counted, "rows": rows}, f"{as_text(_shown(rows))}\n{counted} on {setting.device}"
+    told = f"{' x '.join(map(str, size))}, {counted(args.channels, 'channel')}, {counted(args.classes, 'output')}"
+    told += "" if args.seconds is None else f", {setting.form} on {setting.device}"
+    return {"setting": told, "rows": rows}, f"{as_text(_shown(rows))}\n{told}"
 
 
 def run(words: list[str]) -> Outcome:
