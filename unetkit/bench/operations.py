@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from unetkit.blocks.layers import ChannelNorm, Conv3d
+from unetkit.blocks.layers import ChannelNorm, Conv2d, Conv3d
 from unetkit.blocks.swin import Join
 
 _INTERPOLATED = {"nearest": 1, "linear": 5, "bilinear": 11, "bicubic": 259}
@@ -128,7 +128,8 @@ def _softmaxed(layer: nn.Softmax, x: Tensor, y: Tensor) -> int:
     return 3 * x.numel() - x.numel() // x.shape[layer.dim]
 
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, Conv2d, Conv3d)
 _BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _NORMS = (*_BATCH, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LayerNorm, ChannelNorm)
 _THOP: tuple[tuple[tuple[type, ...], Callable[[Any, Tensor, Tensor], float]], ...] = (

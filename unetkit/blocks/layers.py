@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,6 +12,20 @@ Size = int | Sequence[int]
 """One number for all axes, or one per axis."""
 Named = str | tuple[str, Mapping[str, Any]]
 """A layer by name, or by name and the arguments that differ from its defaults."""
+
+
+class Conv2d(nn.Conv2d):
+    """Convolution of maps [B, C, H, W] that lays a map out channel by channel where groups of channels are dilated.
+
+    Of such maps laid out pixel by pixel (channels last) oneDNN leaves the weights' gradient in bf16 unset on a CPU, or
+    writes where it may not: torch 2.15 with AVX-512 gives NaN there, or ends the process.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if input.is_cpu and self.groups > 1 and max(self.dilation) > 1:
+            # Strides of a weight whose second axis is 1 can be read both ways, so it is laid out anew.
+            input, weight = input.contiguous(), weight.clone(memory_format=torch.contiguous_format)
+        return super()._conv_forward(input, weight, bias)
 
 
 class Conv3d(nn.Conv3d):
@@ -35,7 +50,7 @@ def _overhangs(depth: int, conv: nn.Conv3d) -> bool:
     return first + conv.dilation[0] * (conv.kernel_size[0] - 1) + 1 > depth
 
 
-_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: Conv3d}
+_CONV: dict[int, Callable[..., nn.Module]] = {2: Conv2d, 3: Conv3d}
 _TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _POOL: dict[str, dict[int, Callable[..., nn.Module]]] = {
     "max": {2: nn.MaxPool2d, 3: nn.MaxPool3d},
