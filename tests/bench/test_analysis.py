@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from unetkit.bench.analysis import Scores, collect, judge, overall, pareto
+from unetkit.bench.anchors import UBENCH_UNET_FPS
 from unetkit.bench.folder import open_bench
+from unetkit.bench.uscore import u_score
 from unetkit.errors import DataError
 from unetkit.recipe.bench import checked_bench
 
@@ -36,7 +38,7 @@ def test_scores_are_models_by_runs_by_the_cases_that_all_have(tmp_path):
         "unet": {0: {"a": 0.5, "b": 0.6, "c": 0.7}, 1: {"a": 0.7, "b": 0.6, "c": 0.5}},
         "unetpp": {0: {"a": 0.9, "b": 0.8}},
     }
-    found = collect(folder(tmp_path, results), "iou", pretrained=False)["cells"]
+    found = collect(folder(tmp_path, results).results(), "iou", pretrained=False)["cells"]
     assert (found.models, found.cases, found.groups, found.dropped) == (("unet", "unetpp"), ("a", "b"), ("p1", "p1"), 1)
     np.testing.assert_allclose(found.values[0], [[0.5, 0.6], [0.7, 0.6]])
     assert np.isnan(found.values[1, 1]).all()
@@ -46,13 +48,13 @@ def test_scores_are_models_by_runs_by_the_cases_that_all_have(tmp_path):
 def test_networks_that_start_trained_are_in_a_table_of_their_own(tmp_path):
     results = {"unet": {0: {"a": 0.5}}, "unetpp": {0: {"a": 0.9}}, "pretrained": {}}
     bench = folder(tmp_path, results)
-    assert collect(bench, "iou", pretrained=False)["cells"].models == ("unet",)
-    assert collect(bench, "iou", pretrained=True)["cells"].models == ("unetpp",)
+    assert collect(bench.results(), "iou", pretrained=False)["cells"].models == ("unet",)
+    assert collect(bench.results(), "iou", pretrained=True)["cells"].models == ("unetpp",)
 
 
 def test_models_without_a_case_in_common_cannot_be_compared(tmp_path):
     with pytest.raises(DataError, match="no case that every model was scored on"):
-        collect(folder(tmp_path, {"unet": {0: {"a": 1}}, "unetpp": {0: {"b": 1}}}), "iou", pretrained=False)
+        collect(folder(tmp_path, {"unet": {0: {"a": 1}}, "unetpp": {0: {"b": 1}}}).results(), "iou", pretrained=False)
 
 
 def scores(means, runs=2, cases=30, spread=0.01):
@@ -64,9 +66,9 @@ def scores(means, runs=2, cases=30, spread=0.01):
 
 
 COSTS = {
-    "m0": {"params_m": 1.0, "gmacs": 2.0, "per_second": 100.0},
-    "m1": {"params_m": 30.0, "gmacs": 50.0, "per_second": 10.0},
-    "m2": {"params_m": 8.0, "gmacs": 9.0, "per_second": None},
+    "m0": {"params_m": 1.0, "gmacs": 2.0, "per_second": 100.0, "to_reference": 0.1},
+    "m1": {"params_m": 30.0, "gmacs": 50.0, "per_second": 10.0, "to_reference": 1.0},
+    "m2": {"params_m": 8.0, "gmacs": 9.0, "per_second": None, "to_reference": None},
 }
 
 
@@ -92,8 +94,18 @@ def test_u_scores_are_of_models_whose_costs_and_times_are_known():
         low, high = verdict.bands[model]
         assert low <= parts.score <= high
         assert 1 <= verdict.ranks[model][0] <= verdict.ranks[model][1] <= 2
-    frozen = judge(scores([0.6, 0.8, 0.8]), COSTS, "ubench:busi")
-    assert {parts.anchors for parts in frozen.u_scores.values()} == {"ubench:busi"}
+
+
+def test_frozen_anchors_take_the_speed_on_the_machine_where_they_were_made():
+    # The reference does 10 images a second here, and 137.05 there.
+    given = scores([0.6, 0.68, 0.8])
+    found = judge(given, {**COSTS, "m0": {**COSTS["m0"], "per_second": 5.0, "to_reference": 2.0}}, "ubench:busi")
+    assert {parts.anchors for parts in found.u_scores.values()} == {"ubench:busi, speed by U-Net"}
+    wanted = u_score(
+        iou=given.means[0].mean(), params_m=1, gmacs=2, fps=5 / 10 * UBENCH_UNET_FPS, anchors="ubench:busi"
+    )
+    assert found.u_scores["m0"].score == pytest.approx(wanted)
+    assert 0 < found.u_scores["m0"].speed < 1
 
 
 def test_data_sets_join_by_the_models_that_all_have():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
@@ -11,12 +11,12 @@ import numpy as np
 
 from unetkit.bench.anchors import Anchors, cohort_anchors
 from unetkit.bench.costs import Costs
-from unetkit.bench.folder import DONE, BenchFolder
 from unetkit.bench.resampling import Draws, join, resample
 from unetkit.bench.significance import Comparison, cases_needed, compare, false_win
 from unetkit.bench.table import case_means
 from unetkit.bench.uscore import Parts, read_anchors, u_score_parts
 from unetkit.errors import DataError
+from unetkit.recipe.bench import BenchJob
 
 QUANTILES = ((0.05, 0.95), (0.1, 0.9), (0.2, 0.8))
 ALPHAS = (0.3, 0.5, 0.7)
@@ -76,17 +76,18 @@ class Verdict:
         return [int(i) for i in np.argsort(-self.draws.means, kind="stable")]
 
 
-def collect(folder: BenchFolder, metric: str, pretrained: bool) -> dict[str, Scores]:
-    """Return the scores of all done jobs by tested data set, of networks that started trained or of those that did not.
+Results = Iterable[tuple[BenchJob, Mapping[str, Any]]]
+"""Jobs that are done, with what they came to."""
+
+
+def collect(results: Results, metric: str, pretrained: bool) -> dict[str, Scores]:
+    """Return the scores of jobs by tested data set, of networks that started trained or of those that did not.
 
     The two kinds are never compared with each other: what one has seen more would pass for what it is.
     """
     by_target: dict[str, dict[str, list[dict[str, float]]]] = {}
     groups: dict[str, dict[str, str]] = {}
-    for job in folder.jobs:
-        if folder.state(job) != DONE:
-            continue
-        result = folder.result(job)
+    for job, result in results:
         if result["pretrained"] != pretrained:
             continue
         groups.setdefault(job.dataset, {}).update(result["groups"])
@@ -98,7 +99,8 @@ def collect(folder: BenchFolder, metric: str, pretrained: bool) -> dict[str, Sco
 def judge(scores: Scores, costs: Mapping[str, Mapping[str, Any]], anchors: str = "cohort", seed: int = 0) -> Verdict:
     """Return what a data set's scores come to; `costs` holds the CostRow of each model, as far as there is one.
 
-    U-Scores are of the models whose costs and times are known, for IoU alone.
+    U-Scores are of the models whose costs and times are known, for IoU alone. Frozen anchors of speed are moved to the
+    machine that the costs were timed on, by the reference network timed there too.
     """
     draws = resample(scores.values, scores.groups, seed=seed)
     means = scores.means
@@ -108,7 +110,7 @@ def judge(scores: Scores, costs: Mapping[str, Mapping[str, Any]], anchors: str =
     if scores.metric != "iou" or len(known) < 2:
         return Verdict(scores, draws, comparison, pairs)
     inputs = [_inputs(scores, draws, model, costs) for model in known]
-    own = cohort_anchors(inputs) if anchors == "cohort" else read_anchors(anchors)
+    own = cohort_anchors(inputs) if anchors == "cohort" else read_anchors(anchors).on_machine(_reference(known, costs))
     found = {m: u_score_parts(*given, own) for m, given in zip(known, inputs, strict=True)}
     bands, ranks = _sensitivity(known, inputs, own if anchors != "cohort" else None)
     return Verdict(scores, draws, comparison, pairs, found, bands, ranks)
@@ -178,7 +180,12 @@ def _pair(scores: Scores, draws: Draws, comparison: Comparison | None, a: int, b
 
 
 def _costed(row: Mapping[str, Any] | None) -> bool:
-    return row is not None and all(row.get(key) for key in ("params_m", "gmacs", "per_second"))
+    return row is not None and all(row.get(key) for key in ("params_m", "gmacs", "per_second", "to_reference"))
+
+
+def _reference(models: Sequence[str], costs: Mapping[str, Mapping[str, Any]]) -> float:
+    """Return the images a second of the reference network, as it was timed beside the models."""
+    return float(np.median([costs[model]["per_second"] * costs[model]["to_reference"] for model in models]))
 
 
 def _inputs(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from unetkit.bench.operations import flops, kept_bytes, thop_macs, trainable, without_content
-from unetkit.bench.timing import Timing, best_batch, time_network
+from unetkit.bench.timing import PASSES, Timing, best_batch, time_network
 from unetkit.engine.losses import build_loss
 from unetkit.engine.precision import Format, choose_format
 from unetkit.errors import ModelError, ShapeError, UnetkitError
@@ -167,17 +167,16 @@ class Timer:
         self.setting, self.seconds, self.throughput = setting, seconds, throughput
         name, options = REFERENCE
         size = catalog()[name].legal_size(setting.size)
-        operations = _counted(name, options, size, setting, thop=False)["gflops"]
+        counted = without_content(lambda: build(name, options, size, setting))
         self.reference = self._time(build(name, options, size, setting), size)
-        assert operations is not None
-        self.speed = operations / self.reference.median
+        self.speed = flops(counted, (1, setting.channels, *size)) / 1e9 / self.reference.median
         """Billions of operations a second."""
 
     def timed(self, name: str, options: dict[str, Any], size: Sequence[int], gflops: float) -> dict[str, Any]:
         """Return the times of a model, or a note that it would take too long."""
-        expected = gflops / self.speed * 7
+        expected = gflops / self.speed * PASSES
         if expected > self.seconds:
-            return {"note": f"not timed: seven passes would take about {expected:.0f} s"}
+            return {"note": f"not timed: {PASSES} passes would take about {expected:.2g} s"}
         network = build(name, options, size, self.setting)
         single = self._time(network, size)
         found: dict[str, Any] = {

@@ -1,9 +1,13 @@
-"""What the networks of a benchmark cost, each at the patch and classes of the data set it was trained on."""
+"""What the networks of a benchmark cost, each at the patch and classes of the data set it was trained on.
+
+U-Bench's frozen anchors are of 256 x 256 pixels, three channels, one output and thop's counting, so with these 2D
+networks are counted and timed as they were there.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +19,7 @@ from unetkit.infer.device import pick_device
 
 COSTS = "costs.json"
 _FREE = ("pretrained", "weights")
+_UBENCH_SIZE, _UBENCH_CHANNELS, _UBENCH_CLASSES = (256, 256), 3, 1
 
 Costs = dict[tuple[str, str], dict[str, Any]]
 """(model, data set) -> the values of a `CostRow`."""
@@ -27,23 +32,37 @@ def bench_costs(
 
     What was measured before on the same machine is read from costs.json. Raises DataError if that cannot be written.
     """
-    here = machine(pick_device(device))
+    frozen = frozen_anchors(folder)
+    here = {**machine(pick_device(device)), "counted": "ubench" if frozen else "torch"}
     known = _stored(folder, here)
     asked = {(job.model, job.dataset): job for job in folder.jobs if folder.state(job) == DONE}
-    timers: dict[str, Timer] = {}
+    timers: dict[tuple[tuple[int, ...], int, int], Timer] = {}
     for number, (key, job) in enumerate(asked.items(), start=1):
         if key not in known:
-            result = folder.result(job)
-            shape = tuple(result["patch_size"])
-            setting = Setting(shape, result["in_channels"], result["num_classes"], pick_device(device))
+            shape = _shape(folder.result(job), frozen)
+            setting = Setting(*shape, pick_device(device))
             # One reference for each size, measured right before the networks that are compared with it.
-            timer = timers.setdefault(str((shape, setting.channels, setting.classes)), Timer(setting, seconds, False))
+            if shape not in timers:
+                timers[shape] = Timer(setting, seconds, False)
             options = {k: v for k, v in job.recipe.model.options.items() if k not in _FREE}
-            known[key] = cost_row(job.recipe.model.name, options, setting, timer).to_json()
+            known[key] = cost_row(job.recipe.model.name, options, setting, timers[shape], frozen).to_json()
             _store(folder, here, known)
         if progress is not None:
             progress(number, len(asked))
     return {key: known[key] for key in asked}
+
+
+def frozen_anchors(folder: BenchFolder) -> bool:
+    """Tell whether a benchmark's U-Scores are by the anchors that U-Bench published."""
+    return folder.bench.anchors != "cohort"
+
+
+def _shape(result: Mapping[str, Any], frozen: bool) -> tuple[tuple[int, ...], int, int]:
+    """Return side lengths, channels and classes at which a job's network is counted."""
+    size = tuple(result["patch_size"])
+    if frozen and len(size) == 2:
+        return _UBENCH_SIZE, _UBENCH_CHANNELS, _UBENCH_CLASSES
+    return size, result["in_channels"], result["num_classes"]
 
 
 def _stored(folder: BenchFolder, here: dict[str, str]) -> Costs:

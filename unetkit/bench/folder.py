@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,6 +61,12 @@ class BenchFolder:
         """Return what a job came to. Raises CheckpointError if its file is damaged."""
         return _read(self.of(job) / RESULT)
 
+    def results(self) -> Iterator[tuple[BenchJob, dict[str, Any]]]:
+        """Yield the jobs that are done with what they came to. Raises CheckpointError as `result` does."""
+        for job in self.jobs:
+            if self.state(job) == DONE:
+                yield job, self.result(job)
+
     def reason(self, job: BenchJob) -> str:
         """Return why a job failed; nothing if it did not."""
         with suppress(CheckpointError, KeyError):
@@ -75,6 +81,10 @@ class BenchFolder:
     def write_failure(self, job: BenchJob, reason: str) -> None:
         """Write why a job failed. Raises DataError if it cannot be written."""
         _write(self.of(job) / FAILED, {"format": FORMAT, "reason": reason})
+
+    def forget_failure(self, job: BenchJob) -> None:
+        """Take away why a job failed, as it is begun again."""
+        (self.of(job) / FAILED).unlink(missing_ok=True)
 
 
 def open_bench(bench: BenchRecipe, name: str) -> BenchFolder:

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
+from unetkit.bench.claims import claim, kept, maker_of
 from unetkit.bench.folder import DONE, BenchFolder
 from unetkit.bench.operations import trainable, without_content
 from unetkit.checkpoint import versions
+from unetkit.data.formats.files import first_line
 from unetkit.engine.log import read_log
 from unetkit.engine.result import machine
 from unetkit.engine.train import train
-from unetkit.errors import RecipeError
+from unetkit.errors import RecipeError, UnetkitError
 from unetkit.evaluation import Evaluation, cases_of_run, evaluate_run
 from unetkit.infer.device import pick_device
 from unetkit.infer.network import build_network
@@ -25,6 +27,25 @@ from unetkit.recipe.bench import BenchJob
 RUN = "run"
 _LAST_WRITTEN = "report.html"
 _STARTS = ("pretrained", "weights")
+
+
+def run_job_alone(folder: BenchFolder, job: BenchJob, device: str, ticket: str | None) -> dict[str, Any]:
+    """Claim a job, by the ticket of an engine's attempt if there is one, do it, and note why it failed if it does.
+
+    Raises RecipeError if it is in other hands, and a UnetkitError as `run_job` does.
+    """
+    if (own := claim(folder.of(job), ticket)) is None:
+        maker = maker_of(folder.of(job))
+        who = "another process" if maker is None else f"process {maker.pid} on {maker.host}"
+        raise RecipeError(f"job={job.name}: {who} works on it; wait until it has ended, or do another")
+    with kept(own):
+        folder.forget_failure(job)
+        try:
+            return run_job(folder, job, device)
+        except Exception as error:
+            kind = "" if isinstance(error, UnetkitError) else f"{type(error).__name__}: "
+            folder.write_failure(job, kind + first_line(error))
+            raise
 
 
 def run_job(folder: BenchFolder, job: BenchJob, device: str = "auto", *, shown: bool = False) -> dict[str, Any]:

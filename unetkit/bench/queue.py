@@ -1,44 +1,42 @@
-"""The jobs of a benchmark, several at once in processes of their own, so that one that dies takes no other along."""
+"""The jobs of a benchmark, each claimed, started by an engine, and noted when it has ended, whichever way."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
+import os
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter, deque
 from pathlib import Path
 
 from tqdm import tqdm
 
-from unetkit.bench.claims import Claim, claim
-from unetkit.bench.folder import BROKEN, DONE, RUNNING, BenchFolder
-from unetkit.engine.study.at_once import OUTPUT, last_words
-from unetkit.engine.study.slots import Slot, settle, slots
+from unetkit.bench.claims import CLAIM, Claim, claim, held, maker_of
+from unetkit.bench.engines import Ended, Engine, Task, open_engine
+from unetkit.bench.folder import BROKEN, DONE, BenchFolder
 from unetkit.recipe.bench import BenchJob
-from unetkit.recipe.training import TrainSection
+from unetkit.recipe.cluster import EngineSection
 
-_LOOK_EVERY, _RENEW_EVERY = 0.2, 30.0
-
-
-@dataclass(frozen=True)
-class _Child:
-    job: BenchJob
-    slot: Slot
-    claim: Claim
-    process: subprocess.Popen[bytes]
+_RENEW_EVERY, _DYING, _UNSEEN = 30.0, 10.0, 60.0
+"""Seconds between two renewals of claims, that a lost process may take to end, and until other machines see a file."""
 
 
-def run_bench(folder: BenchFolder, *, device: str = "auto", retry: bool = False, shown: bool = True) -> dict[str, int]:
+def run_bench(
+    folder: BenchFolder,
+    *,
+    device: str = "auto",
+    retry: bool = False,
+    engine: EngineSection | None = None,
+    shown: bool = True,
+) -> dict[str, int]:
     """Do all jobs that are neither done nor in other hands, and return how many stand where.
 
-    `retry` does failed ones again. Raises KeyboardInterrupt on Ctrl-C, when every job has saved its checkpoint, and
-    RecipeError for a device that this machine lacks.
+    `retry` does failed ones again; `engine` starts them instead of the recipe's own. Raises KeyboardInterrupt on
+    Ctrl-C, when every job has saved its checkpoint, and RecipeError for a device or engine that cannot be had.
     """
-    queue = _Queue(folder, device, retry, shown)
+    settings, jobs = engine or folder.bench.engine, min(folder.bench.jobs, len(folder.jobs))
+    queue = _Queue(folder, open_engine(settings, folder.path.absolute(), device, jobs), device, retry, shown)
     try:
-        queue.run()
+        queue.run(settings.retries)
     finally:
         queue.stop()
     states = [folder.state(job) for job in folder.jobs]
@@ -46,90 +44,119 @@ def run_bench(folder: BenchFolder, *, device: str = "auto", retry: bool = False,
 
 
 class _Queue:
-    def __init__(self, folder: BenchFolder, device: str, retry: bool, shown: bool) -> None:
-        self.folder, self.retry, self.shown = folder, retry, shown
-        self.free = slots(TrainSection(device=device, jobs=folder.bench.jobs), len(folder.jobs))
-        self.children: list[_Child] = []
-        self.pending = self._claimed()
-        done = sum(folder.state(job) == DONE for job in folder.jobs)
+    def __init__(self, folder: BenchFolder, engine: Engine, device: str, retry: bool, shown: bool) -> None:
+        self.folder, self.engine, self.device, self.shown = folder, engine, device, shown
+        skipped = {DONE} if retry else {DONE, BROKEN}
+        self.waiting = deque(job for job in folder.jobs if folder.state(job) not in skipped)
+        self.begun: dict[str, tuple[BenchJob, Claim]] = {}
+        self.losses: Counter[str] = Counter()
         self.bar = tqdm(
             total=len(folder.jobs),
-            initial=done,
+            initial=sum(folder.state(job) == DONE for job in folder.jobs),
             unit="job",
             desc=folder.path.name,
             dynamic_ncols=True,
             disable=not (shown and sys.stderr.isatty()),
         )
 
-    def run(self) -> None:
+    def run(self, retries: int) -> None:
+        """Go on until no job is left that this process may do."""
         renewed = time.monotonic()
         while True:
-            while self.free and (found := next(self.pending, None)) is not None:
-                self._start(*found)
-            if not self.children:
+            self._start()
+            if not self.begun and not self.waiting:
                 return
-            time.sleep(_LOOK_EVERY)
+            time.sleep(self.engine.look_every)
             if time.monotonic() - renewed > _RENEW_EVERY:
                 renewed = time.monotonic()
-                for child in self.children:
-                    child.claim.renew()
-            for child in [c for c in self.children if c.process.poll() is not None]:
-                self.children.remove(child)
-                self._note(child)
-                self.free.append(child.slot)
+                for _, own in self.begun.values():
+                    own.renew()
+            for task, ended in self.engine.ended():
+                self._note(task, ended, retries)
 
     def stop(self) -> None:
-        """Pass Ctrl-C on, wait until the checkpoints are saved, and leave the jobs to whoever goes on."""
+        """Stop the jobs, wait until their checkpoints are saved, and leave them to whoever goes on."""
         try:
-            for child in self.children:
-                child.process.send_signal(signal.SIGINT)
-            for child in self.children:
-                child.process.wait()
+            self.engine.stop()
         finally:
-            for child in self.children:
-                if child.process.poll() is None:
-                    child.process.kill()
-                    child.process.wait()
-                child.claim.release()
+            for _, own in self.begun.values():
+                own.release()
             self.bar.close()
 
-    def _claimed(self) -> Iterator[tuple[BenchJob, Claim]]:
-        """Yield jobs that are to be done and that no other process took meanwhile."""
-        skipped = {DONE, RUNNING} if self.retry else {DONE, RUNNING, BROKEN}
-        for job in self.folder.jobs:
-            if self.folder.state(job) not in skipped and (own := claim(self.folder.of(job))) is not None:
-                if self.folder.state(job) == DONE:
-                    own.release()  # done by another process between the two looks
-                else:
-                    yield job, own
+    def _start(self) -> None:
+        tasks: list[Task] = []
+        while self.waiting and len(tasks) < self.engine.room():
+            job = self.waiting.popleft()
+            if (task := self._claimed(job)) is not None:
+                tasks.append(task)
+        if tasks:
+            self.engine.start(tasks)
 
-    def _start(self, job: BenchJob, own: Claim) -> None:
-        slot, output = self.free.pop(0), self.folder.of(job) / OUTPUT
-        words = ["bench", f"run={self.folder.path}", f"job={job.name}", f"device={slot.device}", "--json"]
-        with output.open("ab") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "unetkit", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C in a terminal reaches this process alone, which passes it on once
-                start_new_session=True,
-                preexec_fn=settle(slot),
-            )
-        self.children.append(_Child(job, slot, own, process))
+    def _claimed(self, job: BenchJob) -> Task | None:
+        """Claim a job that is to be done and that no other process has taken meanwhile."""
+        place = self.folder.of(job)
+        if (maker := maker_of(place)) is not None:
+            old = Claim(place / CLAIM, maker.ticket)
+            if self.engine.adopts(self._task(job, maker.ticket)):
+                self.begun[maker.ticket] = (job, old)
+                return None
+            if held(place) and not maker.here and self.engine.gone(maker):
+                old.release()
+        if (own := claim(place)) is None:
+            return None
+        if self.folder.state(job) == DONE:
+            own.release()  # done by another process between the two looks
+            return None
+        self.folder.forget_failure(job)
+        self.begun[own.ticket] = (job, own)
+        return self._task(job, own.ticket)
 
-    def _note(self, child: _Child) -> None:
-        folder, job = self.folder, child.job
-        if folder.state(job) != DONE:
-            folder.write_failure(job, _why(child.process.returncode, folder.of(job) / OUTPUT))
-        child.claim.release()
+    def _task(self, job: BenchJob, ticket: str) -> Task:
+        bench, place = self.folder.path.absolute(), self.folder.of(job).absolute()
+        return Task(bench, place, job.name, ticket, self.device, Path.cwd())
+
+    def _note(self, task: Task, ended: Ended, retries: int) -> None:
+        job, own = self.begun.pop(task.ticket)
+        if not self._done(job, ended) and not self._elsewhere(task):
+            if ended.lost:
+                self.losses[job.name] += 1
+                if self.losses[job.name] <= retries:
+                    self._again(job, own, ended)
+                    return
+            # the job's own process has said why, if it could
+            if not self.folder.reason(job):
+                times = f" ({self.losses[job.name]} times)" if self.losses[job.name] > 1 else ""
+                self.folder.write_failure(job, f"{ended.why or 'it ended without a result'}{times}")
+        own.release()
         self.bar.update(1)
+        state = self.folder.state(job)
+        self._say(f"{job.name}: {state}{f', {self.folder.reason(job)}' if state == BROKEN else ''}")
+
+    def _done(self, job: BenchJob, ended: Ended) -> bool:
+        """Tell whether a job has a result; one of another machine may take a while to be seen here."""
+        until = time.monotonic() + (0 if ended.why else _UNSEEN)
+        while not (done := self.folder.state(job) == DONE) and time.monotonic() < until:
+            time.sleep(self.engine.look_every)
+        return done
+
+    def _elsewhere(self, task: Task) -> bool:
+        """Tell whether a job was taken over by others."""
+        maker = maker_of(task.place)
+        return maker is not None and maker.ticket != task.ticket and held(task.place)
+
+    def _again(self, job: BenchJob, own: Claim, ended: Ended) -> None:
+        """Have a job go on from its checkpoint that was lost with its machine."""
+        place, until = own.path.parent, time.monotonic() + _DYING
+        # on this machine its process may be about to end; two must not write one run
+        while time.monotonic() < until:
+            maker = maker_of(place)
+            if maker is None or maker.pid == os.getpid() or not (maker.here and held(place)):
+                break
+            time.sleep(self.engine.look_every)
+        own.release()
+        self.waiting.appendleft(job)
+        self._say(f"{job.name}: {ended.why}; it goes on from its checkpoint")
+
+    def _say(self, line: str) -> None:
         if self.shown:
-            state = folder.state(job)
-            tqdm.write(f"{job.name}: {state}{f', {folder.reason(job)}' if state == BROKEN else ''}", file=sys.stderr)
-
-
-def _why(code: int, output: Path) -> str:
-    said = last_words(output) if code == 2 else ""
-    ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return said or f"its process {ended}; see {output}"
+            tqdm.write(line, file=sys.stderr)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from unetkit.bench.analysis import Verdict, collect, costs_of, judge, overall
-from unetkit.bench.costs import Costs, bench_costs
+from unetkit.bench.analysis import Results, Scores, Verdict, collect, costs_of, judge, overall
+from unetkit.bench.costs import Costs, bench_costs, frozen_anchors
 from unetkit.bench.folder import BROKEN, DONE, BenchFolder
 from unetkit.bench.gallery import disagreements
 from unetkit.bench.page import BenchData, Part, render_bench
@@ -39,9 +40,9 @@ def write_bench_report(
     `seconds` is what timing one model may take. Raises DataError where no job is done or a page cannot be written.
     """
     costs = bench_costs(folder, seconds, device, progress)
-    written = {}
+    results, written = list(folder.results()), {}
     for pretrained, start in STARTS.items():
-        data = bench_data(folder, costs, metric, pretrained, device)
+        data = bench_data(folder, results, costs, metric, pretrained, device)
         if data is not None:
             written[start] = write_page(folder.path / f"report_{start}.html", render_bench(data))
     if not written:
@@ -50,16 +51,23 @@ def write_bench_report(
 
 
 def bench_data(
-    folder: BenchFolder, costs: Costs, metric: str, pretrained: bool, device: str, *, pictures: bool = True
+    folder: BenchFolder,
+    results: Results,
+    costs: Costs,
+    metric: str,
+    pretrained: bool,
+    device: str,
+    *,
+    pictures: bool = True,
 ) -> BenchData | None:
     """Return what the page of one kind of start says; None if no such job is done. Pictures take predictions."""
-    found = collect(folder, metric, pretrained)
+    found = collect(results, metric, pretrained)
     if not found:
         return None
-    anchors = folder.bench.anchors
-    verdicts = {t: judge(scores, costs_of(costs, _source(folder, t)), anchors) for t, scores in found.items()}
+    others = {name: _means(results, name, pretrained) for name in _OTHERS if name != metric}
+    verdicts = {t: _judged(folder, scores, costs_of(costs, _source(folder, t))) for t, scores in found.items()}
     own = {target: verdict for target, verdict in verdicts.items() if target in folder.bench.datasets}
-    parts = [_part(folder, costs, target, verdict, pretrained) for target, verdict in verdicts.items()]
+    parts = [_part(folder, costs, target, verdict, others) for target, verdict in verdicts.items()]
     states = Counter(folder.state(job) for job in folder.jobs)
     models = labelled(folder.bench)
     shown = [model for model in models if any(model in scores.models for scores in found.values())]
@@ -92,8 +100,8 @@ def method(bench: BenchRecipe, metric: str, pretrained: bool) -> dict[str, str]:
         "Intervals": "percentile bootstrap, 2000 draws of cases (patients as a whole, the same ones for every model) "
         "and of each model's runs",
         "Tests": "Wilcoxon's signed-rank test over cases, of means over runs, corrected for all pairs by Holm's rule",
-        "U-Score": f"arXiv:2510.07041; anchors: {bench.anchors}; multiply-accumulates as half of torch's operations, "
-        "speed of single images on this page's machine, IoU from 0 to 1",
+        "U-Score": f"arXiv:2510.07041, IoU from 0 to 1; anchors: {bench.anchors}; "
+        + _COUNTED[bench.anchors == "cohort"],
     }
     if bench.zero_shot:
         other = ", ".join(f"{name} by networks of {t.source}" for name, t in bench.zero_shot.items())
@@ -101,6 +109,11 @@ def method(bench: BenchRecipe, metric: str, pretrained: bool) -> dict[str, str]:
     return told
 
 
+_COUNTED = {
+    True: "multiply-accumulates as half of torch's operations, speed of single images on this page's machine",
+    False: "2D networks alone, at 256 x 256, three channels and one output; multiply-accumulates as thop counts them; "
+    "anchors of speed moved to this page's machine by U-Bench's U-Net, timed beside the others",
+}
 _PROTOCOLS = {
     "held_out": "the checkpoint is chosen on the validation part, the test part is scored once",
     "ubench": "as U-Bench: the checkpoint is chosen on the very cases that are scored, which flatters every model",
@@ -113,23 +126,31 @@ def _spent(budget: Budget) -> str:
     return " or ".join(part for part in (steps, minutes) if part)
 
 
-def _part(folder: BenchFolder, costs: Costs, target: str, verdict: Verdict, pretrained: bool) -> Part:
+def _judged(folder: BenchFolder, scores: Scores, costs: Mapping[str, dict[str, Any]]) -> Verdict:
+    volumes = any(len(row["size"]) == 3 for row in costs.values())
+    # U-Bench has no volumes, so its anchors say nothing of networks that see them
+    return judge(scores, {} if volumes and frozen_anchors(folder) else costs, folder.bench.anchors)
+
+
+def _means(results: Results, metric: str, pretrained: bool) -> dict[str, dict[str, float]]:
+    """Return the means of a metric over runs and cases, by tested data set and model; nothing where it is undefined."""
+    try:
+        found = collect(results, metric, pretrained)
+    except DataError:  # a metric that is defined in no case of some run
+        return {}
+    means = {target: np.nanmean(scores.values, axis=(1, 2)) for target, scores in found.items()}
+    return {target: dict(zip(found[target].models, map(float, of), strict=True)) for target, of in means.items()}
+
+
+def _part(
+    folder: BenchFolder, costs: Costs, target: str, verdict: Verdict, others: Mapping[str, dict[str, dict[str, float]]]
+) -> Part:
     source = _source(folder, target)
-    others = {}
-    for name in _OTHERS:
-        if name == verdict.scores.metric:
-            continue
-        try:
-            found = collect(folder, name, pretrained).get(target)
-        except DataError:  # a metric that is defined in no case of some run
-            continue
-        if found is not None:
-            means = np.nanmean(found.values, axis=(1, 2))
-            others[name] = dict(zip(found.models, map(float, means), strict=True))
+    also = {name: means[target] for name, means in others.items() if target in means}
     named = folder.bench.datasets.get(target, {}).get("data", {}).get("dataset")
     known = DATASETS.get(str(named))
     title = target if source == target else f"{source} → {target}"
-    return Part(title, verdict, costs_of(costs, source), others, known is not None and known.generated)
+    return Part(title, verdict, costs_of(costs, source), also, known is not None and known.generated)
 
 
 def _source(folder: BenchFolder, target: str) -> str:

@@ -32,10 +32,7 @@ def job_rows(folder: BenchFolder) -> list[Row]:
 
 def case_rows(folder: BenchFolder) -> Iterator[Row]:
     """Yield a row for each metric of each class of each case that was tested."""
-    for job in folder.jobs:
-        if folder.state(job) != DONE:
-            continue
-        result = folder.result(job)
+    for job, result in folder.results():
         for target, scores in _targets(job, result):
             groups = result["groups"] if target == job.dataset else {}
             for case, of_case in scores["cases"].items():
@@ -62,18 +59,18 @@ def case_means(scores: Mapping[str, Any], metric: str) -> dict[str, float]:
     return found
 
 
-def write_tables(folder: BenchFolder) -> list[Path]:
-    """Write results.csv and cases.csv, and both as Parquet where pyarrow is installed; return the files.
+def write_tables(folder: BenchFolder) -> tuple[list[Path], list[Row]]:
+    """Write results.csv and cases.csv, and both as Parquet where pyarrow is installed; return files and job rows.
 
     Raises DataError if they cannot be written.
     """
-    tables = {"results": job_rows(folder), "cases": list(case_rows(folder))}
-    written = []
+    jobs, written = job_rows(folder), list[Path]()
+    tables = {"results": jobs, "cases": list(case_rows(folder))}
     for name, rows in tables.items():
         written.append(write_rows(folder.path / f"{name}.csv", rows))
         if (parquet := _write_parquet(folder.path / f"{name}.parquet", rows)) is not None:
             written.append(parquet)
-    return written
+    return written, jobs
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> Path:

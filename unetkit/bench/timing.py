@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from unetkit.engine.precision import HALF, Format
 
 _LEAST, _WARM_UP = 5, 2
+PASSES = _LEAST + _WARM_UP
+"""Passes that timing a network takes at least."""
 _GAIN = 1.05
 """Images a second that a batch twice as large must bring to be worth it."""
 

@@ -10,8 +10,10 @@ from pydantic import Field, model_validator
 from unetkit.cli.arguments import described, read_words
 from unetkit.cli.tables import as_text
 from unetkit.errors import RecipeError, counted, nearest
-from unetkit.recipe.bench import BenchRecipe, read_bench
+from unetkit.recipe.bench import BenchRecipe, other_engine, read_bench
+from unetkit.recipe.cluster import EngineSection, engine_words
 from unetkit.recipe.section import Positive, PositiveFloat, Section
+from unetkit.recipe.words import Tree
 
 Outcome = tuple[Any, str | None]
 
@@ -55,8 +57,22 @@ class RunWords(Section):
 
     run: str = Field(description="folder of a benchmark")
     job: str | None = Field(None, description="do this job alone, as a cluster's task: DATASET/MODEL/seed_N")
+    ticket: str | None = Field(
+        None, description="with job: the attempt that the job was claimed for, as engines give it"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     retry: bool = Field(False, description="do failed jobs again")
+    engine: Tree | None = Field(
+        None, description="what starts the jobs from here on: local, ray or slurm, and its keys"
+    )
+
+    @model_validator(mode="after")
+    def _agrees(self) -> RunWords:
+        if self.job is None and self.ticket is not None:
+            raise ValueError("ticket belongs to job=; drop it")
+        if self.job is not None and (self.engine is not None or self.retry):
+            raise ValueError("engine and retry are not used with job=, which does that job here; drop them")
+        return self
 
 
 class ReportWords(Section):
@@ -118,6 +134,7 @@ def cost(words: list[str]) -> Outcome:
 
 def run(words: list[str]) -> Outcome:
     """Do the jobs of a benchmark, or one of them."""
+    words = engine_words(words)
     if any(word.startswith("run=") for word in words):
         args = read_words(words, RunWords)
         return _job(args) if args.job is not None else _go_on(args)
@@ -126,17 +143,17 @@ def run(words: list[str]) -> Outcome:
     args = read_words([*own, "run=new"], RunWords)
     from unetkit.bench.folder import open_bench
 
-    return _carry_out(open_bench(recipe, name), args)
+    return _carry_out(open_bench(recipe, name), args, recipe.engine)
 
 
 def table(words: list[str]) -> Outcome:
     """Write the tables of a benchmark."""
     args = read_words(words, TableWords)
     from unetkit.bench.folder import read_bench_folder
-    from unetkit.bench.table import job_rows, write_tables
+    from unetkit.bench.table import write_tables
 
     folder = read_bench_folder(Path(args.run))
-    written, rows = write_tables(folder), job_rows(folder)
+    written, rows = write_tables(folder)
     return {"rows": rows, "written": [str(path) for path in written]}, _told(rows, written)
 
 
@@ -157,27 +174,30 @@ def report(words: list[str]) -> Outcome:
 def _go_on(args: RunWords) -> Outcome:
     from unetkit.bench.folder import read_bench_folder
 
-    return _carry_out(read_bench_folder(Path(args.run)), args)
+    folder = read_bench_folder(Path(args.run))
+    return _carry_out(folder, args, other_engine(folder.bench, args.engine))
 
 
-def _carry_out(folder: Any, args: RunWords) -> Outcome:
+def _carry_out(folder: Any, args: RunWords, engine: EngineSection) -> Outcome:
     from unetkit.bench.queue import run_bench
-    from unetkit.bench.table import job_rows, write_tables
+    from unetkit.bench.ready import require_data
+    from unetkit.bench.table import write_tables
 
-    states = run_bench(folder, device=args.device, retry=args.retry)
-    written, rows = write_tables(folder), job_rows(folder)
+    require_data(folder)
+    states = run_bench(folder, device=args.device, retry=args.retry, engine=engine)
+    written, rows = write_tables(folder)
     document = {"run": str(folder.path), "jobs": states, "written": [str(path) for path in written]}
     return {**document, "exit_code": 2 if states.get("failed") else 0}, _told(rows, written)
 
 
 def _job(args: RunWords) -> Outcome:
     from unetkit.bench.folder import read_bench_folder
-    from unetkit.bench.job import run_job
+    from unetkit.bench.job import run_job_alone
     from unetkit.engine.memory import keep_heap
 
     keep_heap()
     folder = read_bench_folder(Path(args.run))
-    result = run_job(folder, folder.job(str(args.job)), args.device)
+    result = run_job_alone(folder, folder.job(str(args.job)), args.device, args.ticket)
     return {"job": args.job, "dice": result["scores"]["dice"]}, f"{args.job}: Dice {result['scores']['dice']}"
 
 

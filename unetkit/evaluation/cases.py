@@ -23,7 +23,7 @@ from unetkit.infer.segmenter import Segmenter
 from unetkit.infer.study import holds_study, read_choice, runs_of
 from unetkit.progress import Progress
 from unetkit.recipe import explain_faults
-from unetkit.recipe.schema import Recipe, Section
+from unetkit.recipe.schema import DataSection, Recipe, Section
 from unetkit.types import Case, Volume
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -149,18 +149,31 @@ def _split_of_run(
             f"data.split: {run} has divided its cases already (split.json), and another split would score cases that "
             "it trained on; drop the key"
         )
-    if {"root", "dataset"} & set(changed):
-        # Where the data lie is said by both keys together: a new one must not meet the other of training.
-        section = section.model_copy(update={"root": None, "dataset": None, "generator": {}})
-    dataset = open_dataset(_changed(section, changed, "data"))
+    dataset = open_dataset(other_data(section, changed))
     own = _stored_split(run) or make_split(dataset, recipe.data.split)
     if not foreign and {*own.train, *own.val, *own.test} & {case.id for case in dataset.cases}:
         # The same cases, perhaps in another place: those that trained must not be scored as unseen.
         return dataset, ids_of_side(own, split, f"{run}, {dataset.name}")
-    ids = tuple(case.id for case in dataset.labelled if case.split in (None, split))
+    return dataset, cases_of_other(dataset, split)
+
+
+def other_data(section: DataSection, changed: Mapping[str, Any]) -> DataSection:
+    """Return a recipe's section `data` with changed keys. Raises RecipeError for a key that is not possible."""
+    if {"root", "dataset"} & set(changed):
+        # Where the data lie is said by both keys together: a new one must not meet the other of training.
+        section = section.model_copy(update={"root": None, "dataset": None, "generator": {}})
+    return _changed(section, changed, "data")
+
+
+def cases_of_other(dataset: Dataset, side: str) -> tuple[str, ...]:
+    """Return ids of the labelled cases of data new to a network: all, or those of the side (train, val, test) stated.
+
+    Raises DataError where there is none.
+    """
+    ids = tuple(case.id for case in dataset.labelled if case.split in (None, side))
     if not ids:
-        raise DataError(f"{dataset.name}: no labelled case in its {split} split; add labels, or choose another split=")
-    return dataset, ids
+        raise DataError(f"{dataset.name}: no labelled case in its {side} split; add labels, or choose another split=")
+    return ids
 
 
 def ids_of_side(split: Split, side: str, where: str) -> tuple[str, ...]:

@@ -1,0 +1,50 @@
+"""Data that cannot be used are named before a benchmark begins."""
+
+import pytest
+
+from unetkit.bench.folder import open_bench
+from unetkit.bench.ready import require_data
+from unetkit.errors import DataError
+from unetkit.recipe.bench import checked_bench, read_bench
+from unetkit.recipe.find import list_benches
+
+CELLS = {"dataset": "phantom2d", "cases": 5, "generator": {"size": [32, 32]}}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # generated data are kept below the user's home
+
+
+def bench(tmp_path, datasets, **changed):
+    tree = {"models": ["unet"], "datasets": {name: {"data": data} for name, data in datasets.items()}}
+    tree |= {"budget": {"steps": 1}, "output": str(tmp_path)}
+    return open_bench(checked_bench({**tree, **changed}), "b")
+
+
+@pytest.mark.parametrize("name", list_benches())
+def test_all_data_of_a_recipe_that_comes_with_unetkit_can_be_had(name, tmp_path):
+    recipe, _ = read_bench([f"recipe={name}", f"output={tmp_path}"])
+    require_data(open_bench(recipe, name))
+
+
+def test_every_fault_is_named_at_once(tmp_path):
+    transfers = {
+        "there": {"source": "cells", "data": {"root": str(tmp_path / "nowhere")}},
+        "wrong": {"source": "other", "data": {"dataset": "phantom2d", "generator": {"contrast": "hard"}}},
+    }
+    other = {**CELLS, "split": {"kind": "fixed", "train": ["train_000"], "val": ["train_001"], "test": []}}
+    with pytest.raises(DataError) as found:
+        require_data(bench(tmp_path, {"cells": CELLS, "other": other}, zero_shot=transfers))
+    faults = str(found.value).split("; ")
+    assert any(part.startswith("zero_shot of cells") and "nowhere" in part for part in faults)
+    assert any(part.startswith("datasets.other") and "test split has no case" in part for part in faults)
+    assert any("contrast" in part for part in faults)
+
+
+def test_what_is_done_is_not_asked_for_its_data_again(tmp_path):
+    folder = bench(tmp_path, {"cells": {"root": str(tmp_path / "gone")}}, seeds=[0])
+    with pytest.raises(DataError, match="gone"):
+        require_data(folder)
+    folder.write_result(folder.jobs[0], {"model": "unet"})
+    require_data(folder)
