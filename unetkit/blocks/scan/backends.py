@@ -3,7 +3,10 @@
 oracle         float64, one token after the other; slow, the truth of the tests
 torch          plain torch on any device; the default without a GPU
 triton         kernels of our own, on NVIDIA GPUs
-mamba_ssm, mlstm_kernels   the authors' packages, for comparison; never needed
+mamba_ssm, causal_conv1d, mlstm_kernels   the authors' packages, when installed
+
+The packages run when asked for by name alone: "auto" prefers ours, so that results do not change with what happens to
+be installed, no package can break a training that asked for nothing, and gradients are those of the operator.
 """
 
 import importlib.util
@@ -12,8 +15,15 @@ import torch
 
 from unetkit.errors import ModelError, nearest
 
-_PACKAGES = {"triton": "triton", "mamba_ssm": "mamba-ssm", "mlstm_kernels": "mlstm-kernels"}
+_PACKAGES = {
+    "triton": "triton",
+    "mamba_ssm": "mamba-ssm",
+    "causal_conv1d": "causal-conv1d",
+    "mlstm_kernels": "mlstm-kernels",
+}
 """Backend (which is also the module's name) -> what to install for it."""
+_ANYWHERE = ("mlstm_kernels",)
+"""Packages that run on a CPU too, if more slowly."""
 
 
 def choose_backend(operator: str, backend: str, device: torch.device, known: tuple[str, ...]) -> str:
@@ -41,6 +51,8 @@ def _obstacle(backend: str, device: torch.device) -> str:
         return ""
     if importlib.util.find_spec(backend) is None:
         return f"is not installed: pip install {_PACKAGES[backend]}"
+    if backend in _ANYWHERE:
+        return ""
     # Triton's interpreter runs kernels on tensors of the CPU: how they are tested without a GPU
     if device.type != "cuda" and not (backend == "triton" and _interpreted()):
         return f"needs tensors on an NVIDIA GPU, these are on {device.type}: move them"

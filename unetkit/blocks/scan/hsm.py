@@ -29,7 +29,8 @@ def hsm_ssd(
     x [B, D, L]; B, C, dt [B, N, L]; a [N]; `mix` takes states [B, D, N] and gives as many (EfficientViM: a gated
     projection). As `a` is the same for all tokens, the softmax does not feel it; it is an argument as published.
     Returns y [B, D, L] and the mixed states [B, D, N], both in the dtype of x; the arithmetic of the operator is fp32
-    (fp64 if an input is) whatever the autocast, that of `mix` is its own.
+    (fp64 if an input is) whatever the autocast, that of `mix` is its own. dt and a are logarithms without unit. From
+    EfficientViM (arXiv:2411.15241).
     Raises ShapeError for shapes that do not belong together, ModelError for a backend that is not there.
     """
     backend = choose_backend("hsm_ssd", backend, x.device, BACKENDS)

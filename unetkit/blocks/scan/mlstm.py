@@ -11,7 +11,7 @@ from unetkit.blocks.scan import flops, oracle, torch_mlstm
 from unetkit.blocks.scan.backends import choose_backend
 from unetkit.errors import ShapeError
 
-BACKENDS = ("oracle", "torch", "triton")
+BACKENDS = ("oracle", "torch", "triton", "mlstm_kernels")
 
 
 def mlstm(
@@ -30,7 +30,9 @@ def mlstm(
     q, k [B, H, S, d], k scaled by d^-1/2 inside; v [B, H, S, e]; i, f [B, H, S], before exp and sigmoid. `chunk` tokens
     are done at once, by matrix products; it changes the speed, not the result. Stabilised by the running maximum of
     the log gates; `eps` is added to the denominator so scaled. Returns [B, H, S, e] in the dtype of q; arithmetic and
-    state are fp32 (fp64, by torch, if an input is) whatever the autocast.
+    state are fp32 (fp64, by torch, if an input is) whatever the autocast. Nothing has a unit; i and f are logarithms
+    and logits. From xLSTM (arXiv:2405.04517). backend="mlstm_kernels" is the authors' forward pass with our gradients:
+    their own hold the denominator constant.
     Raises ShapeError for shapes that do not belong together, ModelError for a backend that is not there.
     """
     backend = choose_backend("mlstm", backend, q.device, BACKENDS)
@@ -58,8 +60,12 @@ def _check(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, chunk: int) ->
 
 def _kernels(backend: str) -> ModuleType:
     """The module with `forward` and `backward`."""
-    if backend != "triton":
+    if backend == "torch":
         return torch_mlstm
+    if backend == "mlstm_kernels":
+        from unetkit.blocks.scan import package_mlstm
+
+        return package_mlstm
     from unetkit.blocks.scan import triton_mlstm
 
     return triton_mlstm

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from unetkit.blocks.scan import flops, oracle, torch_selective
+from unetkit.blocks.scan import flops, oracle, packages, torch_selective
 from unetkit.blocks.scan.backends import choose_backend
 from unetkit.blocks.scan.inputs import ScanInputs
 from unetkit.errors import ModelError, ShapeError
 
-BACKENDS = ("oracle", "torch", "triton")
+BACKENDS = ("oracle", "torch", "triton", "mamba_ssm")
 
 
 def selective_scan(
@@ -33,7 +33,9 @@ def selective_scan(
     u, delta, z [B, D, L]; A [D, N], negative; B, C [B, N, L], or [B, G, N, L] for G groups of D / G channels each; D,
     delta_bias [D]. With `delta_softplus`, delta is softplus(delta + delta_bias). With `reverse`, tokens run from the
     last to the first, without being copied. Returns [B, D, L] in the dtype of u; arithmetic and state are fp32 (fp64 if
-    an input is) whatever the autocast. There is no second derivative but by the oracle.
+    an input is) whatever the autocast. There is no second derivative but by the oracle. delta is a step of time and A a
+    rate per time; all else is without unit. From Mamba (arXiv:2312.00752), its Euler step for B.
+    backend="mamba_ssm" is the authors' CUDA kernel (no fp64, its own gradients, not counted by FlopCounterMode).
     Raises ShapeError for shapes that do not belong together, ModelError for a backend that is not there.
     """
     backend = choose_backend("selective_scan", backend, u.device, BACKENDS)
@@ -42,6 +44,8 @@ def selective_scan(
     _check(given)
     if backend == "oracle":
         return oracle.selective_scan(*given[:9], reverse=reverse).to(u.dtype)
+    if backend == "mamba_ssm":
+        return packages.selective_scan(given)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given[:8])
     return torch.ops.unetkit.selective_scan(*given, backend, keep)[0]
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from unetkit.blocks.scan import flops, oracle, torch_ssd
+from unetkit.blocks.scan import flops, oracle, packages, torch_ssd
 from unetkit.blocks.scan.backends import choose_backend
 from unetkit.blocks.scan.inputs import SsdInputs
 from unetkit.errors import ModelError, ShapeError
 
-BACKENDS = ("oracle", "torch", "triton")
+BACKENDS = ("oracle", "torch", "triton", "mamba_ssm")
 
 
 def ssd(
@@ -30,7 +30,9 @@ def ssd(
     x [B, L, H, P]; dt [B, L, H], positive (after softplus); A [H], negative; B, C [B, L, G, N], shared by the H / G
     heads of a group; D [H]. `chunk` tokens are done at once, by matrix products; it changes the speed, not the result.
     Returns [B, L, H, P] in the dtype of x; arithmetic and state are fp32 (fp64 if an input is) whatever the autocast.
-    There is no second derivative but by the oracle.
+    There is no second derivative but by the oracle. dt is a step of time and A a rate per time; all else is without
+    unit. From Mamba-2 (arXiv:2405.21060). backend="mamba_ssm" is the authors' Triton kernels (no fp64, chunks of
+    powers of 2, their own gradients, not counted by FlopCounterMode).
     Raises ShapeError for shapes that do not belong together, ModelError for a backend that is not there.
     """
     backend = choose_backend("ssd", backend, x.device, BACKENDS)
@@ -38,6 +40,8 @@ def ssd(
     _check(given)
     if backend == "oracle":
         return oracle.ssd(*given[:6]).to(x.dtype)
+    if backend == "mamba_ssm":
+        return packages.ssd(given)
     # a short input is one chunk, no longer than needed
     given = given._replace(chunk=min(chunk, x.shape[1]))
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given[:6])

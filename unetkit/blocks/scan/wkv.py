@@ -18,7 +18,8 @@ def bi_wkv(k: Tensor, v: Tensor, decay: Tensor, first: Tensor, *, backend: str =
 
     k, v [B, T, C]; decay, first [C], w = decay / T and u = first / T as published; either may be negative (weights
     that grow with the distance). Returns [B, T, C] in the dtype of k; arithmetic is fp32 (fp64, by torch, if an input
-    is) whatever the autocast. Any T, time and memory linear in it.
+    is) whatever the autocast. Any T, time and memory linear in it. All are logarithms without unit but v, whose unit
+    the result has. From Vision-RWKV (arXiv:2403.02308).
     Raises ShapeError for shapes that do not belong together, ModelError for a backend that is not there.
     """
     backend = choose_backend("bi_wkv", backend, k.device, BACKENDS)
