@@ -50,6 +50,9 @@ class TableWords(Section):
     """Which benchmark to tell of."""
 
     run: str = Field(description="folder of a benchmark")
+    evidence: str | None = Field(
+        None, description="file to write too, .json: traits of the data and means of all runs, for `bench advise`"
+    )
 
 
 class RunWords(Section):
@@ -151,9 +154,14 @@ def table(words: list[str]) -> Outcome:
     args = read_words(words, TableWords)
     from unetkit.bench.folder import read_bench_folder
     from unetkit.bench.table import write_tables
+    from unetkit.progress import case_bar
 
     folder = read_bench_folder(Path(args.run))
     written, rows = write_tables(folder)
+    if args.evidence is not None:
+        from unetkit.bench.evidence import gather, write_evidence
+
+        written.append(write_evidence(Path(args.evidence), gather(folder, case_bar("measuring traits"))))
     return {"rows": rows, "written": [str(path) for path in written]}, _told(rows, written)
 
 
