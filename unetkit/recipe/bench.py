@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from unetkit.errors import RecipeError, nearest
+from unetkit.recipe.cluster import EngineSection, EngineWord, engine_over, engine_words
 from unetkit.recipe.faults import explain_faults
 from unetkit.recipe.find import find_bench, list_benches
 from unetkit.recipe.merge import merged, recipe_from_json
@@ -73,7 +74,10 @@ class BenchRecipe(Section):
         "choose and score on the same part, which flatters every model",
     )
     anchors: str = Field("cohort", description="of the U-Score: cohort, or ubench:DATASET")
-    jobs: Positive = Field(1, description="jobs at once on this machine")
+    jobs: Positive = Field(1, description="jobs at once on this machine; on a cluster engine.at_once says it")
+    engine: EngineWord = Field(
+        EngineSection(), description="what starts the jobs: local, ray or slurm, or a section with its keys"
+    )
 
     @model_validator(mode="after")
     def _agrees(self) -> BenchRecipe:
@@ -109,7 +113,7 @@ def read_bench(words: Iterable[str]) -> tuple[BenchRecipe, str]:
 
     Raises RecipeError that lists all faults at once, those of every job's recipe among them.
     """
-    values, faults = parse_words(words)
+    values, faults = parse_words(engine_words(words))
     name = values.pop("recipe", None)
     if name is None:
         raise RecipeError("give recipe=NAME of a benchmark, or recipe=FILE.yaml; `unetkit list benches` names them")
@@ -118,9 +122,18 @@ def read_bench(words: Iterable[str]) -> tuple[BenchRecipe, str]:
     tree = read_yaml(path.read_text(encoding="utf-8"), where)
     if not isinstance(tree, dict):
         raise RecipeError(f"{where}: expected keys such as models, datasets, seeds and budget")
-    bench = checked_bench(merged(tree, nest(values)), faults)
+    above = nest(values)
+    if "engine" in above:
+        above["engine"] = engine_over(tree.pop("engine", None), above["engine"])
+    bench = checked_bench(merged(tree, above), faults)
     list(jobs_of(bench))  # their faults now, not after hours
     return bench, bench.name or path.stem
+
+
+def other_engine(bench: BenchRecipe, words: Tree | None) -> EngineSection:
+    """Return a benchmark's engine with other keys over it. Raises RecipeError that lists their faults."""
+    tree = engine_over(bench.engine.model_dump(mode="json"), words or {})
+    return checked_bench({**bench.model_dump(mode="json"), "engine": tree}).engine
 
 
 def list_jobs() -> dict[str, dict[str, Any]]:

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from tqdm import tqdm
 
 from unetkit.engine.study.nodes import Node
+from unetkit.engine.study.processes import OUTPUT, Process, end_all, started, tail, why_ended
 from unetkit.engine.study.schedule import Schedule
 from unetkit.engine.study.slots import Slot, settle
 
-OUTPUT = "output.txt"
-"""In a run's folder: what its process printed."""
 _LOOK_EVERY, _COUNT_EVERY = 0.2, 5.0
 """Seconds between two looks at the processes, and between two at the epochs they have done."""
-_TAIL = 65536
 
 
 @dataclass(frozen=True)
 class _Child:
     node: Node
     slot: Slot
-    process: subprocess.Popen[bytes]
+    process: Process
 
 
 def run_at_once(schedule: Schedule, places: Sequence[Slot], words: Sequence[str], epochs: int) -> None:
@@ -46,8 +41,8 @@ def run_at_once(schedule: Schedule, places: Sequence[Slot], words: Sequence[str]
                 slot = free.pop(0)
                 schedule.start(node, f", on {slot.device}")
                 folder = schedule.folder.of(node)
-                command = ["train", f"resume={folder}", f"train.device={slot.device}", *words, "--json"]
-                children.append(_Child(node, slot, _started(command, folder / OUTPUT, slot)))
+                command = ["train", f"resume={folder}", f"train.device={slot.device}", *words]
+                children.append(_Child(node, slot, started(command, folder / OUTPUT, settle(slot))))
             if not children:
                 return
             time.sleep(_LOOK_EVERY)
@@ -61,56 +56,21 @@ def run_at_once(schedule: Schedule, places: Sequence[Slot], words: Sequence[str]
         bar.close()
 
 
-def _started(command: Sequence[str], output: Path, slot: Slot) -> subprocess.Popen[bytes]:
-    with output.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", "unetkit", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C in a terminal reaches this process alone, which passes it on once
-            start_new_session=True,
-            preexec_fn=settle(slot),
-        )
-
-
 def _note(schedule: Schedule, child: _Child) -> None:
     """Note how a process ended; a run whose cases could not all be scored is finished, whatever its exit code."""
     if schedule.folder.finished(child.node):
         schedule.finish(child.node)
         return
-    code, file = child.process.returncode, schedule.folder.of(child.node) / OUTPUT
-    reason = last_words(file) if code == 2 else ""
-    ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    schedule.fail(child.node, reason or f"its process {ended}; see {file}")
-
-
-def last_words(file: Path) -> str:
-    """Return the error of the JSON document that a refused command ends with."""
-    with suppress(OSError, ValueError, KeyError, IndexError, TypeError):
-        return str(json.loads(_tail(file)[-1])["error"])
-    return ""
-
-
-def _tail(file: Path) -> list[str]:
-    """Return the last lines of a file; the first of them may be cut."""
-    with file.open("rb") as opened:
-        opened.seek(max(0, opened.seek(0, 2) - _TAIL))
-        return opened.read().decode(errors="replace").splitlines()
+    output = schedule.folder.of(child.node) / OUTPUT
+    schedule.fail(child.node, why_ended(child.process.returncode, output))
 
 
 def _stop(schedule: Schedule, children: Sequence[_Child]) -> None:
     """Pass Ctrl-C on, and wait until the checkpoints are saved; a second one ends the processes at once."""
     try:
-        for child in children:
-            child.process.send_signal(signal.SIGINT)
-        for child in children:
-            child.process.wait()
+        end_all(child.process for child in children)
     finally:
         for child in children:
-            if child.process.poll() is None:
-                child.process.kill()
-                child.process.wait()
             # it may just have come to its end
             if schedule.folder.finished(child.node):
                 schedule.finish(child.node)
@@ -147,5 +107,5 @@ class _Bar:
             return self.epochs  # also if it ended early: nothing of it is left to do
         with suppress(OSError, ValueError, KeyError, IndexError):
             # of the last line that is whole
-            return int(json.loads(_tail(self.folder.of(node) / "log.jsonl")[-1])["epoch"]) - 1
+            return int(json.loads(tail(self.folder.of(node) / "log.jsonl")[-1])["epoch"]) - 1
         return 0

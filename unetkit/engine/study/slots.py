@@ -58,6 +58,8 @@ def settle(slot: Slot) -> Callable[[], None]:
     library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
     def first() -> None:
+        # a shell that starts us in the background, and some clusters, have all children ignore Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if slot.cores:
             os.sched_setaffinity(0, slot.cores)
         if library is not None:
