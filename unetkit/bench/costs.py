@@ -18,7 +18,8 @@ from unetkit.engine.result import machine
 from unetkit.infer.device import pick_device
 
 COSTS = "costs.json"
-_FREE = ("pretrained", "weights")
+START_OPTIONS = ("pretrained", "weights")
+"""Options of models that say what weights to start from, which costs nothing."""
 _UBENCH_SIZE, _UBENCH_CHANNELS, _UBENCH_CLASSES = (256, 256), 3, 1
 
 Costs = dict[tuple[str, str], dict[str, Any]]
@@ -44,12 +45,17 @@ def bench_costs(
             # One reference for each size, measured right before the networks that are compared with it.
             if shape not in timers:
                 timers[shape] = Timer(setting, seconds, False)
-            options = {k: v for k, v in job.recipe.model.options.items() if k not in _FREE}
+            options = without_start(job.recipe.model.options)
             known[key] = cost_row(job.recipe.model.name, options, setting, timers[shape], frozen).to_json()
             _store(folder, here, known)
         if progress is not None:
             progress(number, len(asked))
     return {key: known[key] for key in asked}
+
+
+def without_start(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's options but those that say what weights to start from."""
+    return {key: value for key, value in options.items() if key not in START_OPTIONS}
 
 
 def frozen_anchors(folder: BenchFolder) -> bool:

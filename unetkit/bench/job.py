@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from unetkit.bench.claims import claim, kept, maker_of
+from unetkit.bench.costs import START_OPTIONS
 from unetkit.bench.folder import DONE, BenchFolder
 from unetkit.bench.operations import trainable, without_content
 from unetkit.checkpoint import versions
@@ -26,7 +27,6 @@ from unetkit.recipe.bench import BenchJob
 
 RUN = "run"
 _LAST_WRITTEN = "report.html"
-_STARTS = ("pretrained", "weights")
 
 
 def run_job_alone(folder: BenchFolder, job: BenchJob, device: str, ticket: str | None) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def about(job: BenchJob, run: Path, device: str) -> dict[str, Any]:
 def starts_trained(job: BenchJob) -> bool:
     """Tell whether a job's network starts from weights that were trained on other images."""
     options = job.recipe.model.options
-    return job.recipe.train.init is not None or any(options.get(key) for key in _STARTS)
+    return job.recipe.train.init is not None or any(options.get(key) for key in START_OPTIONS)
 
 
 def _trained(job: BenchJob, run: Path, device: str, shown: bool) -> None:
