@@ -5,6 +5,8 @@ import pytest
 from unetkit.bench.folder import open_bench
 from unetkit.bench.ready import require_data
 from unetkit.errors import DataError
+from unetkit.evaluation.cases import other_data
+from unetkit.recipe import DataSection
 from unetkit.recipe.bench import checked_bench, read_bench
 from unetkit.recipe.find import list_benches
 
@@ -48,3 +50,9 @@ def test_what_is_done_is_not_asked_for_its_data_again(tmp_path):
         require_data(folder)
     folder.write_result(folder.jobs[0], {"model": "unet"})
     require_data(folder)
+
+
+def test_sizes_of_other_data_are_lists_as_in_a_recipe():
+    changed = {"root": "there", "resize": [96, 64], "channels": ["red", "green", "blue"]}
+    found = other_data(DataSection(dataset="phantom2d", generator={"size": [32, 32]}), changed)
+    assert (found.root, found.dataset, found.resize, found.generator) == ("there", None, (96, 64), {})

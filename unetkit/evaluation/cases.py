@@ -199,7 +199,9 @@ def _stored_split(run: Path) -> Split | None:
 def _changed(section: AnySection, changes: Mapping[str, Any], name: str) -> AnySection:
     kind = type(section)
     try:
-        return kind.model_validate({**section.model_dump(exclude_unset=True), **changes})
+        # Through JSON, in which lists are what the schema takes for sizes.
+        tree = {**section.model_dump(mode="json", exclude_unset=True), **changes}
+        return kind.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
         faults = [f"{name}.{fault}" for fault in explain_faults(error, kind)]
         raise RecipeError("; ".join(faults), faults) from error
