@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,7 @@ def functions(path: Path, *names: str) -> Callable[..., Any]:
 
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
-    scope = {"torch": torch, "F": functional, "rearrange": einops.rearrange, "repeat": einops.repeat}
+    scope = {"torch": torch, "math": math, "F": functional, "rearrange": einops.rearrange, "repeat": einops.repeat}
     exec(compile(tree, str(path), "exec"), scope)
     return scope[names[-1]]
 

@@ -23,22 +23,19 @@ def case(length: int, options: argparse.Namespace) -> Case:
     inputs = [u, F.softplus(delta - 2), A, B, C, torch.ones(CHANNELS)]
     rows = [
         Row("unetkit", lambda: selective_scan),
-        Row("loop over slices", lambda: slices, options.slow),
-        Row("loop over unbind", lambda: unbind, 4 * options.slow),
-        Row("mamba-ssm selective_scan_ref", lambda: reference(options), options.slow),
-        Row("VMamba selective_scan_torch", lambda: vmamba(options), options.slow),
-        Row("mamba.py pscan", lambda: pscan(options), 4 * options.slow),
+        Row("loop over slices", lambda: slices),
+        Row("loop over unbind", lambda: unbind),
+        Row("mamba-ssm selective_scan_ref", lambda: reference(options)),
+        Row("VMamba selective_scan_torch", lambda: vmamba(options)),
+        Row("mamba.py pscan", lambda: pscan(options)),
     ]
     if options.device == "cuda":
         rows.append(Row("mamba-ssm CUDA", cuda))
         rows.append(Row("unetkit torch", lambda: lambda *x: selective_scan(*x, backend="torch")))
     return Case(
         f"selective_scan, {CHANNELS} channels, {STATES} states",
-        length,
         [t.to(options.device).requires_grad_() for t in inputs],
         rows,
-        # u, delta and y once, B and C once
-        4 * length * (3 * CHANNELS + 2 * STATES),
     )
 
 

@@ -22,18 +22,16 @@ def case(length: int, options: argparse.Namespace) -> Case:
     inputs = [x, dt, -torch.linspace(1, 16, HEADS), B, C]
     rows = [
         Row("unetkit", lambda: lambda *a: ssd(*a, chunk=CHUNK)),
-        Row("loop over unbind", lambda: unbind, options.slow),
-        Row("mamba-ssm ssd_minimal", lambda: minimal(options), 4 * options.slow),
+        Row("loop over unbind", lambda: unbind),
+        Row("mamba-ssm ssd_minimal", lambda: minimal(options)),
     ]
     if options.device == "cuda":
         rows.append(Row("mamba-ssm Triton", triton))
+        rows.append(Row("unetkit torch", lambda: lambda *a: ssd(*a, chunk=CHUNK, backend="torch")))
     return Case(
         f"ssd, {HEADS} heads of {WIDTH}, {STATES} states",
-        length,
         [t.to(options.device).requires_grad_() for t in inputs],
         rows,
-        # x and y, dt, B and C once
-        4 * length * (2 * HEADS * WIDTH + HEADS + 2 * STATES),
     )
 
 

@@ -1,4 +1,4 @@
-"""Times rows in turns, forward and forward with backward, with peak memory; prints a table."""
+"""Times one row beside ours, in turns: forward and forward with backward, and the peak memory of each."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 Scan = Callable[..., Tensor]
+SHORTEST = 2
+"""Seconds that turns go on at least: short passes are repeated more often."""
 
 
 @dataclass
 class Row:
-    """One implementation: `load` gives it, or raises what says why it is not there; `longest` input it is run at."""
+    """One implementation: `load` gives it, or raises what says why it is not there."""
 
     name: str
     load: Callable[[], Scan]
-    longest: int = 1 << 62
 
 
 @dataclass
 class Case:
-    """Inputs of one length, all differentiated; rows, ratios being to the first; bytes a forward pass must move."""
+    """Inputs of one length, all differentiated, and rows, the first of which is ours."""
 
     title: str
-    length: int
     inputs: list[Tensor]
     rows: list[Row]
-    traffic: int
 
 
 @dataclass
 class Result:
-    """Smallest times in seconds, largest memory in bytes beside the inputs, and the distance to the first row."""
+    """Smallest times in seconds, most memory in bytes beside the inputs, and the distance to the first row."""
 
     forward: float = float("inf")
     both: float = float("inf")
-    cpu: float = float("inf")
     memory: list[int] = field(default_factory=lambda: [0, 0])
     distance: float = 0.0
+    turns: int = 0
 
 
 class _Peak:
@@ -76,30 +76,26 @@ def _status(key: str) -> int:
     return 0
 
 
-def measure(case: Case, repeats: int) -> tuple[dict[str, Result], dict[str, str]]:
-    """Return the result of each row that runs at this length, and why the others do not."""
-    ready: dict[str, Scan] = {}
-    skipped: dict[str, str] = {}
-    for row in case.rows:
-        if case.length > row.longest:
-            skipped[row.name] = f"not run beyond {row.longest} tokens"
-            continue
-        try:
-            ready[row.name] = row.load()
-        except Exception as err:  # a peer that is missing is a result, not a crash
-            skipped[row.name] = f"{type(err).__name__}: {err}"
-    results = {name: Result() for name in ready}
-    weights = torch.randn(ready[case.rows[0].name](*case.inputs).shape, device=case.inputs[0].device)
-    truth = None
-    for name, scan in ready.items():
-        out = _remember(scan, case.inputs, weights, results[name])
-        truth = out if truth is None else truth
-        results[name].distance = max(_distance(a, b) for a, b in zip(out, truth, strict=True))
-    for turn in range(repeats):
-        names = list(ready)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            _time(ready[name], case.inputs, weights, results[name])
-    return results, skipped
+def measure(inputs: Sequence[Tensor], scans: Sequence[Scan], repeats: int, seconds: float) -> list[Result]:
+    """Return the result of each scan; turns end after `repeats` and SHORTEST, or when the next would pass `seconds`."""
+    begin = time.perf_counter()
+    results, weights = [Result() for _ in scans], torch.randn(scans[0](*inputs).shape, device=inputs[0].device)
+    truth: list[Tensor] = []
+    for scan, result in zip(scans, results, strict=True):
+        out = _remember(scan, inputs, weights, result)
+        truth = truth or out
+        result.distance = max(_distance(a, b) for a, b in zip(out, truth, strict=True))
+        del out
+    turn = time.perf_counter()
+    for number in count(1):
+        for place in range(len(scans)):
+            which = (place + number) % len(scans)
+            _time(scans[which], inputs, weights, results[which])
+        now = time.perf_counter()
+        if (number >= repeats and now - begin > SHORTEST) or now - begin + (now - turn) > seconds:
+            break
+        turn = now
+    return results
 
 
 def _both(scan: Scan, inputs: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
@@ -119,22 +115,27 @@ def _remember(scan: Scan, inputs: Sequence[Tensor], weights: Tensor, result: Res
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max() / (b.abs().max() + 1e-30))
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1))
 
 
 def _time(scan: Scan, inputs: Sequence[Tensor], weights: Tensor, result: Result) -> None:
-    def seconds(call: Callable[[], object]) -> tuple[float, float]:
-        wait = torch.cuda.synchronize if weights.device.type == "cuda" else int
-        wait()
-        cpu, wall = time.process_time(), time.perf_counter()
+    def seconds(call: Callable[[], object]) -> float:
+        start = clock(weights.device)
         call()
-        wait()
-        return time.perf_counter() - wall, time.process_time() - cpu
+        return clock(weights.device) - start
 
     with torch.no_grad():
-        result.forward = min(result.forward, seconds(lambda: scan(*inputs))[0])
-    wall, cpu = seconds(lambda: _both(scan, inputs, weights))
-    result.both, result.cpu = min(result.both, wall), min(result.cpu, cpu)
+        result.forward = min(result.forward, seconds(lambda: scan(*inputs)))
+    result.both = min(result.both, seconds(lambda: _both(scan, inputs, weights)))
+    result.turns += 1
+
+
+def clock(device: torch.device) -> float:
+    """Seconds of the wall on a GPU and with several threads, else of this process: a busy machine does not count."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def copy_bandwidth() -> float:
@@ -142,30 +143,7 @@ def copy_bandwidth() -> float:
     a = torch.empty(1 << 28, device="cuda")
     b, best = torch.empty_like(a), float("inf")
     for _ in range(10):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = clock(a.device)
         b.copy_(a)
-        torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock(a.device) - start)
     return 2 * a.numel() * a.element_size() / best
-
-
-def show(case: Case, results: dict[str, Result], skipped: dict[str, str], bandwidth: float | None) -> None:
-    """Print the table of one length."""
-    ours = results[case.rows[0].name]
-    gpu = ["GB/s forward", "of copy"] if bandwidth else []
-    head = ["row", "forward ms", "fwd+bwd ms", "CPU ms", "times ours", "MiB forward", "MiB fwd+bwd", "distance", *gpu]
-    print(f"\n{case.title}, {case.length} tokens\n\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
-    for name, r in results.items():
-        rate = case.traffic / r.forward
-        cells = [
-            name,
-            *(f"{1e3 * t:.4g}" for t in (r.forward, r.both, r.cpu)),
-            f"{r.both / ours.both:.1f}",
-            *(f"{m / 2**20:.0f}" for m in r.memory),
-            f"{r.distance:.0e}",
-            *([f"{rate / 1e9:.0f}", f"{100 * rate / bandwidth:.0f} %"] if bandwidth else []),
-        ]
-        print(f"| {' | '.join(cells)} |")
-    for name, why in skipped.items():
-        print(f"\nskipped {name}: {why[:160]}")
