@@ -173,11 +173,17 @@ def resume_words(words: Iterable[str]) -> dict[str, Any]:
 
 
 def described(schema: type[Section]) -> str:
-    """Return a line for each word that a verb takes."""
-    return "\n".join(
-        f"  {name + ('.KEY' if field.description is None else ''):<15}{field.description or 'as in a recipe'}"
-        for name, field in schema.model_fields.items()
-    )
+    """Return a line for each word that a verb takes; keys of a section that recipes lack have lines of their own."""
+    lines = []
+    for name, field in schema.model_fields.items():
+        inner = field.annotation
+        if field.description is not None:
+            lines.append(f"  {name:<19}{field.description}")
+        elif isinstance(inner, type) and issubclass(inner, Section) and name not in Recipe.model_fields:
+            lines += [f"  {f'{name}.{key}':<19}{part.description}" for key, part in inner.model_fields.items()]
+        else:
+            lines.append(f"  {name + '.KEY':<19}as in a recipe")
+    return "\n".join(lines)
 
 
 def of_study(words: PredictWords | EvaluateWords) -> dict[str, Any]:

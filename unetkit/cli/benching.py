@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from unetkit.cli.advising import AdviseWords, advise
 from unetkit.cli.arguments import described, read_words
 from unetkit.cli.tables import as_text
 from unetkit.errors import RecipeError, counted, nearest
@@ -22,6 +23,7 @@ FORMS = {
     "run": "all jobs of a benchmark: `unetkit bench recipe=FILE.yaml`, and again to go on",
     "report": "a page with tables, plots and tests: `unetkit bench report run=benches/x`",
     "table": "results.csv and cases.csv of a benchmark as far as it has come: `unetkit bench table run=benches/x`",
+    "advise": "networks to try on your data: `unetkit bench advise data.root=FOLDER budget.params_m=10`",
 }
 
 
@@ -94,14 +96,15 @@ def help_text() -> str:
         "run": BenchRecipe,
         "report": ReportWords,
         "table": TableWords,
+        "advise": AdviseWords,
     }
     return "\n\n".join(f"bench {form}: {FORMS[form]}\n{described(schema)}" for form, schema in schemas.items())
 
 
 def bench(words: list[str]) -> Outcome:
-    """Do what the first word says: cost, table, or a run with recipe=NAME or run=FOLDER."""
+    """Do what the first word says: cost, report, table, advise, or a run with recipe=NAME or run=FOLDER."""
     form, rest = (words[0], words[1:]) if words and "=" not in words[0] else ("run", words)
-    forms = {"cost": cost, "run": run, "report": report, "table": table}
+    forms = {"cost": cost, "run": run, "report": report, "table": table, "advise": advise}
     if form not in forms:
         raise RecipeError(f"bench {form}: choose {', '.join(forms)}{nearest(form, forms)}")
     return forms[form](rest)
