@@ -131,14 +131,22 @@ def test_models_are_compared_where_all_were_tested():
     basis = find_basis([evidence(known("a", [0.8, 0.7, 0.6, 0.5]), part)], "random", "iou", 2)
     assert list(basis.models) == ["small", "other"]
     assert basis.partial == {"wide": ("b",), "more": ("b",)}
+    assert basis.without == ()
     found = advise(basis, traits(sharpness=0.9), dict.fromkeys(basis.models, COST), {"big": "too big"})
     np.testing.assert_allclose(found.gains, [[0.1, -0.1], [-0.05, 0.05]])
     lines = caveat_lines(found, [evidence(part, protocol="ubench")])
     assert "not compared: wide has no scores on b" in lines
-    assert "beyond the budget: big: too big" in lines
+    assert "not advised: big: too big" in lines
     assert any("500 steps, 3 seeds, on cpu" in line for line in lines)
     assert any("flatters them all" in line for line in lines)
     assert not any("look like" in line for line in lines)
+    two = [
+        known("a", [1, 0, 0, 0]),
+        known("b", [1, 0, 0, 0], start="pretrained"),
+        known("c", [1, 0, 0, 0], size=(8,) * 3),
+    ]
+    lines = caveat_lines(advised(*two), [])
+    assert "not used: b, without iou of random starts" in lines
     assert any("look like a itself" in line for line in caveat_lines(advised(known("a", [1, 0, 0, 0])), []))
 
 
@@ -187,6 +195,8 @@ def test_limits_are_checked_on_what_was_counted():
     assert list(costs) == ["small"]
     assert set(refused) == {"wide", "other", "more", "huge"}
     assert refused["huge"] == "40 million parameters, the limit is 0.003"
+    _, unknown = within({"own": {"name": "no_such_model"}}, {}, Limits(), Setting((32, 32), 1, 2))
+    assert unknown["own"] == "this unetkit has no model no_such_model; register it as where it was tested"
     with pytest.raises(DataError, match="none of 4 models is within it"):
         advise(find_basis([evidence(known("a", [1, 0, 0, 0]))], "random", "iou", 2), traits(), {}, refused)
 
@@ -207,7 +217,7 @@ def test_advice_on_the_command_line(home, capsys):
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     random, trained = document["tables"]
     assert {row["model"] for row in random["ranking"]} == {"small", "wide", "more"}
-    assert any("beyond the budget: other" in line for line in random["caveats"])
+    assert any("not advised: other" in line for line in random["caveats"])
     assert len(random["evidence"]) == 8
     assert document["counted_at"] == {"size": [32, 32], "channels": 1, "outputs": 9}
     assert document["traits"]["modality"] == "grey"

@@ -35,9 +35,11 @@ def caveat_lines(advice: Advice, evidence: Sequence[Evidence]) -> list[str]:
     if advice.distances[nearest] < _SAME:
         name = advice.basis.datasets[nearest].name
         lines.append(f"your data look like {name} itself, whose scores are part of the evidence")
+    if without := advice.basis.without:
+        lines.append(f"not used: {', '.join(without)}, without {advice.basis.metric} of {advice.basis.start} starts")
     for model, missing in advice.basis.partial.items():
         lines.append(f"not compared: {model} has no scores on {', '.join(missing)}")
-    lines += [f"beyond the budget: {model}: {reason}" for model, reason in advice.refused.items()]
+    lines += [f"not advised: {model}: {reason}" for model, reason in advice.refused.items()]
     used = {known.name for known in advice.basis.datasets}
     return lines + [line for one in evidence if used & {d.name for d in one.datasets} for line in _of_source(one)]
 

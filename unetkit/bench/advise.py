@@ -19,14 +19,15 @@ from unetkit.bench.limits import Cost
 from unetkit.bench.resampling import Draws
 from unetkit.bench.similarity import distance, weigh
 from unetkit.bench.traits import Traits
-from unetkit.errors import DataError
+from unetkit.errors import DataError, counted
 
 
 @dataclass(frozen=True, eq=False)
 class Basis:
     """Data sets on which networks of one start were compared, and the models (label -> section) that all of them have.
 
-    `partial`: models that some data set lacks, with the data sets that do, and so are not compared.
+    `partial`: models that some data set lacks, with the data sets that do, and so are not compared. `without`: data
+    sets of as many dims that have no such scores.
     """
 
     start: str
@@ -34,6 +35,7 @@ class Basis:
     datasets: tuple[Known, ...]
     models: Mapping[str, Mapping[str, Any]]
     partial: Mapping[str, tuple[str, ...]]
+    without: tuple[str, ...] = ()
 
     def standings(self, models: Sequence[str]) -> list[Standing]:
         """Return the scores of these models on each data set."""
@@ -98,12 +100,9 @@ def find_basis(evidence: Sequence[Evidence], start: str, metric: str, dims: int)
 
     Raises DataError where there is nothing, where one data set stands in two files, or a label means two networks.
     """
-    known = [
-        (one, dataset)
-        for one in evidence
-        for dataset in one.datasets
-        if len(dataset.size) == dims and (start, metric) in dataset.scores
-    ]
+    there = [(one, dataset) for one in evidence for dataset in one.datasets if len(dataset.size) == dims]
+    known = [(one, dataset) for one, dataset in there if (start, metric) in dataset.scores]
+    without = tuple(dataset.name for _, dataset in there if (start, metric) not in dataset.scores)
     if not known:
         raise DataError(_nothing(evidence, start, metric, dims))
     names = [dataset.name for _, dataset in known]
@@ -122,14 +121,14 @@ def find_basis(evidence: Sequence[Evidence], start: str, metric: str, dims: int)
     partial = {label: missing for label, missing in lacks.items() if missing}
     if not shared:
         raise DataError(f"evidence: no model was tested on all of {', '.join(names)}; drop the files that share none")
-    return Basis(start, metric, tuple(dataset for _, dataset in known), shared, partial)
+    return Basis(start, metric, tuple(dataset for _, dataset in known), shared, partial, without)
 
 
 def advise(basis: Basis, traits: Traits, costs: Mapping[str, Cost], refused: Mapping[str, str]) -> Advice:
     """Return what to expect of the models whose costs are given, on data of these traits. Raises DataError for none."""
     if not costs:
         told = "; ".join(f"{label}: {reason}" for label, reason in list(refused.items())[:3])
-        raise DataError(f"budget: none of {len(refused)} models is within it ({told}); raise it")
+        raise DataError(f"budget: none of {counted(len(refused), 'model')} is within it ({told}); raise it")
     means = np.stack([standing.means for standing in basis.standings(list(costs))])
     gains = means - means.mean(axis=1, keepdims=True)
     every = [known.traits for known in basis.datasets]

@@ -10,6 +10,7 @@ from unetkit.bench.cost import Setting, Timer, cost_row
 from unetkit.bench.costs import without_start
 from unetkit.errors import counted
 from unetkit.recipe.limits import Limits
+from unetkit.registry import catalog
 
 _LARGEST = {2: 256, 3: 96}
 _FAR = 1.25
@@ -47,10 +48,8 @@ def within(
         if limits.params_m is not None and params is not None and params > _FAR * limits.params_m:
             refused[label] = _beyond("params_m", params, limits.params_m)
         else:
-            options = without_start({key: value for key, value in tree.items() if key != "name"})
-            row = cost_row(str(tree["name"]), options, setting, timer).to_json()
-            gc.collect()
-            if (reason := refusal(row, limits)) is None:
+            row = _counted(tree, setting, timer)
+            if (reason := row.get("unknown") or refusal(row, limits)) is None:
                 costs[label] = row
             else:
                 refused[label] = reason
@@ -88,6 +87,16 @@ def setting_in_words(setting: Setting) -> str:
     """Return what costs were counted at."""
     size = " x ".join(map(str, setting.size))
     return f"{size}, {counted(setting.channels, 'channel')}, {counted(setting.classes, 'output')}"
+
+
+def _counted(tree: Mapping[str, Any], setting: Setting, timer: Timer | None) -> Cost:
+    name = str(tree["name"])
+    if name not in catalog():
+        return {"unknown": f"this unetkit has no model {name}; register it as where it was tested"}
+    options = without_start({key: value for key, value in tree.items() if key != "name"})
+    row = cost_row(name, options, setting, timer).to_json()
+    gc.collect()
+    return row
 
 
 def _beyond(key: str, value: float, limit: float) -> str:
