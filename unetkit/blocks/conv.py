@@ -62,30 +62,6 @@ def separable(
     return nn.Sequential(depthwise, *between, layers.conv(in_channels, channels, 1, bias=bias))
 
 
-class ResidualBlockD(nn.Module):
-    """Two convolutions beside a shortcut that averages before it projects (ResNet-D, arXiv:1812.01187).
-
-    The shortcut pools where the block has a stride and projects, 1 wide with norm, where the channels change.
-    """
-
-    def __init__(self, layers: Layers, in_channels: int, channels: int, stride: Size = 1, kernel: Size = 3) -> None:
-        super().__init__()
-        self.first = ConvNormAct(layers, in_channels, channels, stride, kernel)
-        # the activation comes after the sum, as in ResNet
-        self.second = ConvNormAct(layers.but(act="none"), channels, channels, 1, kernel)
-        shortcut: list[nn.Module] = []
-        if max(per_axis(stride, layers.dims)) > 1:
-            # a strided 1 wide convolution would skip most voxels; the average sees them all
-            shortcut.append(layers.pool(stride, "average"))
-        if in_channels != channels:
-            shortcut.append(ConvNormAct(layers.but(act="none", bias=False), in_channels, channels, 1, 1))
-        self.shortcut = nn.Sequential(*shortcut)
-        self.act = layers.act()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.second(self.first(x)) + self.shortcut(x))
-
-
 class ResidualUnit(nn.Module):
     """Two convolutions with norm beside a shortcut that `project` makes a convolution, 1 wide, without norm."""
 
@@ -101,13 +77,30 @@ class ResidualUnit(nn.Module):
     ) -> None:
         super().__init__()
         self.first = ConvNormAct(layers, in_channels, channels, stride, kernel)
-        # the activation comes after the sum
+        # the activation comes after the sum, as in ResNet
         self.second = ConvNormAct(layers.but(act="none"), channels, channels, 1, kernel)
-        self.shortcut = layers.conv(in_channels, channels, 1, stride=stride) if project else nn.Identity()
+        self.shortcut: nn.Module = layers.conv(in_channels, channels, 1, stride=stride) if project else nn.Identity()
         self.act = layers.act()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.second(self.first(x)) + self.shortcut(x))
+
+
+class ResidualBlockD(ResidualUnit):
+    """Two convolutions beside a shortcut that averages before it projects (ResNet-D, arXiv:1812.01187).
+
+    The shortcut pools where the block has a stride and projects, 1 wide with norm, where the channels change.
+    """
+
+    def __init__(self, layers: Layers, in_channels: int, channels: int, stride: Size = 1, kernel: Size = 3) -> None:
+        super().__init__(layers, in_channels, channels, stride, kernel)
+        shortcut: list[nn.Module] = []
+        if max(per_axis(stride, layers.dims)) > 1:
+            # a strided 1 wide convolution would skip most voxels; the average sees them all
+            shortcut.append(layers.pool(stride, "average"))
+        if in_channels != channels:
+            shortcut.append(ConvNormAct(layers.but(act="none", bias=False), in_channels, channels, 1, 1))
+        self.shortcut = nn.Sequential(*shortcut)
 
 
 class PreActivationUnit(nn.Module):

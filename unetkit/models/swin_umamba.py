@@ -14,7 +14,7 @@ from unetkit.blocks.unetr import UnetrDecoder
 from unetkit.blocks.vss import VssEncoder, VssStage, falling
 from unetkit.models._pretrained import source_weights
 from unetkit.models._vss_weights import load_vmamba
-from unetkit.registry import ModelInfo, register
+from unetkit.registry import ModelInfo, register, variant
 from unetkit.types import TaskShape
 
 DEPTHS = (2, 2, 9, 2)
@@ -137,25 +137,15 @@ def swin_umamba(
     return model
 
 
-@register(
-    ModelInfo(
-        title="Swin-UMamba-D",
-        family="ssm",
-        year=2024,
-        paper="2402.03302",
-        dims=(2, 3),
-        multiple=32,
-        multiple_by={"depths": 4},
-        deep_supervision=True,
-        source=("github:JiarunLiu/Swin-UMamba", "2c1f72e", "Apache-2.0"),
-        params={2: 27497720},
-        params_at={2: (1, 14, (224, 224))},
-        gflops={2: 15.26},
-        activation_mb={2: 443.5},
-        new="VMamba as encoder under a light decoder of its own blocks",
-        notes="Without deep supervision the lower heads are built but unused. weights= takes VMamba-Tiny. 3D is our "
-        "extension.",
-    )
+@variant(
+    swin_umamba,
+    title="Swin-UMamba-D",
+    params={2: 27497720},
+    gflops={2: 15.26},
+    activation_mb={2: 443.5},
+    new="VMamba as encoder under a light decoder of its own blocks",
+    notes="Without deep supervision the lower heads are built but unused. weights= takes VMamba-Tiny. 3D is our "
+    "extension.",
 )
 def swin_umamba_d(
     task: TaskShape,
