@@ -117,6 +117,8 @@ def test_few_data_sets_give_no_interval_by_hand():
         ("more", -0.125),
     ]
     assert "expected" not in rows[0]
+    # of the mean of two data sets, by 40 cases and three runs 0.001 apart, less the mean of four models
+    assert rows[0]["error"] == pytest.approx(np.sqrt((1e-5 + 1e-6 / 3) * 0.75 / 2))
     assert method_lines(found)[0].startswith("2 data sets: too few to tell what to expect on another one")
     three = advised(*(known(n, [0.8, 0.7, 0.6, 0.5]) for n in "abc"))
     assert three.trial is None

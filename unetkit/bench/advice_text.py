@@ -63,8 +63,8 @@ def _rule(advice: Advice) -> str:
         return "a single model: there is nothing to compare it with"
     if count < FEWEST:
         return (
-            f"{sets}: too few to tell what to expect on another one; ranked by what was measured, without interval; "
-            f"it takes {FEWEST}"
+            f"{sets}: too few to tell what to expect on another one; ranked by what was measured, with the error that "
+            f"seeds and test cases make; intervals take {FEWEST}"
         )
     if trial is None:
         return f"{sets}: too few to tell whether traits help; ranked by the plain average"

@@ -89,10 +89,13 @@ class Advice:
             return []
         return [self.models[other] for other in others if not self.draws.separable(first, other)]
 
+    def noise(self) -> np.ndarray:
+        """Return the variance of each gain that seeds and cases alone give, [K, M]."""
+        return np.stack([standing.noise() for standing in self.basis.standings(self.models)])
+
     def spread(self) -> tuple[float, float]:
         """Return by how much a model's gain varies between data sets, and how much of that is seeds and cases alone."""
-        noise = [standing.noise().mean() for standing in self.basis.standings(self.models)]
-        return float(np.sqrt(self.gains.var(axis=0, ddof=1).mean())), float(np.sqrt(np.mean(noise)))
+        return float(np.sqrt(self.gains.var(axis=0, ddof=1).mean())), float(np.sqrt(self.noise().mean()))
 
 
 def find_basis(evidence: Sequence[Evidence], start: str, metric: str, dims: int) -> Basis:
@@ -144,13 +147,18 @@ def advise(basis: Basis, traits: Traits, costs: Mapping[str, Cost], refused: Map
 
 
 def ranking(advice: Advice) -> list[dict[str, Any]]:
-    """Return a row for each model, the most promising first: what was measured, what to expect, how sure that is."""
+    """Return a row for each model, the most promising first: what was measured, what to expect, how sure that is.
+
+    `error` is the standard error of what was measured by seeds and test cases alone, on these very data sets.
+    """
     measured, alike = advice.gains.mean(axis=0), set(advice.alike())
+    errors = np.sqrt(advice.noise().sum(axis=0)) / len(advice.gains)
     rows = []
     for place, index in enumerate(advice.order, start=1):
         model, draws = advice.models[index], advice.draws
         cost = advice.costs[model]
         row: dict[str, Any] = {"rank": place, "model": model, "measured": float(measured[index])}
+        row["error"] = float(errors[index])
         if draws is not None:
             low, high = draws.interval(index)
             row |= {"expected": float(draws.means[index]), "low": low, "high": high}

@@ -117,6 +117,7 @@ def _shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     shown = []
     for row in rows:
         line = {"rank": row["rank"], "model": row["model"], "measured": _signed(row["measured"])}
+        line["error"] = f"{row['error']:.3f}"
         if "expected" in row:
             low, high = row["ranks"]
             interval = f"{_signed(row['low'])} to {_signed(row['high'])}"
