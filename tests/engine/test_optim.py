@@ -80,3 +80,22 @@ def test_fused_steps_are_those_of_the_plain_optimiser(name):
             optimizer.step()
     assert torch.allclose(network.weight, twin.weight, atol=1e-6)
     assert torch.allclose(network.bias, twin.bias, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_first_step_that_overflows_leaves_nothing_behind(name, monkeypatch):
+    # memory that is not written holds whatever lay there: here, the worst
+    monkeypatch.setattr(torch, "empty_like", lambda t, **options: torch.full_like(t, torch.nan, **options))
+    torch.manual_seed(0)
+    network, twin = nn.Linear(4, 3), nn.Linear(4, 3)
+    twin.load_state_dict(network.state_dict())
+    for net, losses in ((network, (torch.inf, 1.0, 1.0)), (twin, (1.0, 1.0))):
+        optimizer = build_optimizer(net, OptimizerSection(name=name, lr=0.1))
+        scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        for factor in losses:
+            optimizer.zero_grad()
+            scaler.scale(factor * net(torch.ones(2, 4)).square().sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert network.weight.isfinite().all()
+    assert torch.allclose(network.weight, twin.weight, atol=1e-6)

@@ -35,14 +35,27 @@ def build_optimizer(network: nn.Module, section: OptimizerSection, whole: bool =
     ]
     if section.name == "sgd":
         # torch refuses Nesterov without momentum; plain SGD is what both keys then mean
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             groups,
             lr=section.lr,
             momentum=section.momentum,
             nesterov=section.nesterov and section.momentum > 0,
             fused=fused,
         )
+        if fused and section.momentum > 0:
+            _fill_momentum(optimizer, parameters)
+        return optimizer
     return torch.optim.AdamW(groups, lr=section.lr, betas=section.betas, fused=fused)
+
+
+def _fill_momentum(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Begin with a momentum of zero, which makes the first step what it is without one.
+
+    In fp16 the first gradients often overflow: torch's fused kernel then skips the step, yet leaves the momentum that
+    it made for it as whatever lay in memory, and the next step adds that to the weights.
+    """
+    for parameter in parameters:
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _parts(network: nn.Module, scale: float) -> list[tuple[list[nn.Parameter], dict[str, float]]]:
