@@ -3,7 +3,8 @@
 import pytest
 
 from unetkit.errors import RecipeError
-from unetkit.recipe.bench import checked_bench, jobs_of, labelled, read_bench
+from unetkit.recipe.bench import checked_bench, jobs_of, labelled, other_engine, read_bench
+from unetkit.recipe.cluster import EngineSection
 
 TREE = {
     "models": ["unet", {"name": "unet", "widths": [4, 8]}, {"name": "unetpp", "label": "nested"}],
@@ -59,6 +60,30 @@ def test_other_data_are_tested_by_the_networks_of_their_source():
     assert next(job.transfers for job in jobs_of(told) if job.transfers) == {"far": {"root": "in/far"}}
 
 
+def test_an_engine_is_a_word_or_a_section_and_another_one_leaves_its_keys_behind(tmp_path):
+    text = "models: [unet]\ndatasets: {a: {data: {root: x}}}\nbudget: {steps: 10}\n"
+    (tmp_path / "mine.yaml").write_text(text + "engine: {name: slurm, minutes: 60, cpus: 4, partition: gpu}\n")
+
+    def engine(*words):
+        return read_bench([f"recipe={tmp_path / 'mine.yaml'}", *words])[0].engine
+
+    assert (engine().name, engine().cpus, engine("engine.minutes=90").minutes) == ("slurm", 4, 90)
+    assert engine("engine=slurm", "engine.gpus=1").partition == "gpu"
+    assert engine("engine=ray", "engine.gpus=0.5") == EngineSection(name="ray", gpus=0.5)
+    assert engine("bench.engine=ray") == engine("engine={name: ray}") == EngineSection(name="ray")
+    assert engine("engine=local") == bench(engine="local").engine == EngineSection()
+    # as it stands in a benchmark's folder, where all keys are written
+    stored = checked_bench(read_bench([f"recipe={tmp_path / 'mine.yaml'}"])[0].model_dump(mode="json"))
+    assert other_engine(stored, None).partition == "gpu"
+    assert other_engine(stored, {"at_once": 2}).at_once == 2
+    assert other_engine(stored, {"name": "local"}) == EngineSection()
+
+
+def test_what_starts_the_jobs_changes_none_of_them():
+    jobs = list(jobs_of(bench()))
+    assert list(jobs_of(bench(engine={"name": "slurm", "minutes": 5}, jobs=3))) == jobs
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -73,6 +98,11 @@ def test_other_data_are_tested_by_the_networks_of_their_source():
         ({"zero_shot": {"x": {"source": "cell", "data": {}}}}, "did you mean 'cells'"),
         ({"recipe": {"trian": {}}}, "unet on cells: unknown key 'trian'"),
         ({"datsets": {}}, "datsets"),
+        ({"engine": "rai"}, "engine.name=rai: expected one of local, ray, slurm"),
+        ({"engine": "slurm"}, "slurm needs minutes=NUMBER"),
+        ({"engine": {"name": "ray", "partition": "gpu"}}, "partition is not used with ray, which takes at_once"),
+        ({"engine": {"cpus": 4}}, "cpus is not used with local"),
+        ({"engine": {"name": "slurm", "minutes": 5, "gpus": 0.5}}, "whole GPUs"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(changed, said):

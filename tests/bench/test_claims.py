@@ -49,6 +49,32 @@ def test_another_machine_keeps_its_job_while_it_renews_the_claim(tmp_path):
     assert claim(tmp_path / "job") is not None
 
 
+def test_an_attempt_is_handed_over_by_its_ticket_and_its_first_maker_can_still_release_it(tmp_path):
+    own = claim(tmp_path)
+    assert claim(tmp_path, "another ticket") is None
+    handed = claim(tmp_path, own.ticket)
+    assert handed == own
+    assert own.renew()
+    maker(tmp_path, "elsewhere", 1)  # by another attempt, when this one seemed lost
+    assert not own.renew()
+    own.release()
+    assert held(tmp_path)
+
+
+def test_a_process_whose_job_was_taken_over_ends_at_once(tmp_path):
+    code = (
+        "import sys, time, pathlib; from unetkit.bench import claims; claims._RENEW_EVERY = 0.1\n"
+        "with claims.kept(claims.claim(pathlib.Path(sys.argv[1]))):\n"
+        "    print('begun', flush=True)\n    time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"begun\n"
+    maker(tmp_path, "elsewhere", 1)
+    assert b"in other hands" in process.communicate(timeout=50)[1]
+    assert process.returncode == 3
+    assert held(tmp_path)
+
+
 def test_half_a_claim_holds_for_a_while(tmp_path):
     (tmp_path / CLAIM).write_text('{"host')
     assert held(tmp_path)

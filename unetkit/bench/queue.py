@@ -45,7 +45,7 @@ def run_bench(
 
 class _Queue:
     def __init__(self, folder: BenchFolder, engine: Engine, device: str, retry: bool, shown: bool) -> None:
-        self.folder, self.engine, self.device, self.shown = folder, engine, device, shown
+        self.folder, self.engine, self.device, self.retry, self.shown = folder, engine, device, retry, shown
         skipped = {DONE} if retry else {DONE, BROKEN}
         self.waiting = deque(job for job in folder.jobs if folder.state(job) not in skipped)
         self.begun: dict[str, tuple[BenchJob, Claim]] = {}
@@ -95,17 +95,16 @@ class _Queue:
     def _claimed(self, job: BenchJob) -> Task | None:
         """Claim a job that is to be done and that no other process has taken meanwhile."""
         place = self.folder.of(job)
-        if (maker := maker_of(place)) is not None:
-            old = Claim(place / CLAIM, maker.ticket)
-            if self.engine.adopts(self._task(job, maker.ticket)):
-                self.begun[maker.ticket] = (job, old)
-                return None
-            if held(place) and not maker.here and self.engine.gone(maker):
-                old.release()
+        if (old := self.engine.adopt(self._task(job, ""))) is not None:
+            self.begun[old.ticket] = (job, Claim(place / CLAIM, old.ticket))
+            return None
+        maker = maker_of(place)
+        if maker is not None and not maker.here and held(place) and self.engine.gone(maker):
+            Claim(place / CLAIM, maker.ticket).release()
         if (own := claim(place)) is None:
             return None
-        if self.folder.state(job) == DONE:
-            own.release()  # done by another process between the two looks
+        if self.folder.state(job) == DONE or (self.folder.reason(job) and not self.retry):
+            own.release()  # another process came to its end between the two looks
             return None
         self.folder.forget_failure(job)
         self.begun[own.ticket] = (job, own)

@@ -70,9 +70,9 @@ class Engine(ABC):
     def stop(self) -> None:
         """End all attempts, each after it has saved its checkpoint, and let go of the cluster."""
 
-    def adopts(self, task: Task) -> bool:
-        """Tell whether an attempt of an earlier process still stands in the engine's hands; it is looked after then."""
-        return False
+    def adopt(self, task: Task) -> Task | None:
+        """Return the attempt at a task's job that an earlier process left in the engine's hands, to be looked after."""
+        return None
 
     def gone(self, maker: Maker) -> bool:
         """Tell whether the engine knows that a process on another machine has gone."""

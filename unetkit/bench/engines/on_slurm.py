@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from unetkit.bench.engines.base import LOOK_EVERY, Ended, Engine, Task
 from unetkit.data.formats.files import first_line, replacing
-from unetkit.engine.study.processes import STOPPED, Process
+from unetkit.engine.study.processes import STOPPED, Process, tail
 from unetkit.engine.study.slots import Slot, settle
 from unetkit.errors import RecipeError
 from unetkit.recipe.cluster import EngineSection
@@ -50,7 +52,8 @@ class SlurmEngine(Engine):
             ) from error
         self.executor.update_parameters(**_parameters(settings, folder.name))
         self.jobs: dict[Task, Any] = {}
-        self.asked, self.living = 0.0, set[str]()
+        self.over: set[str] = set()
+        self.asked, self.queued = 0.0, _queued()
 
     def room(self) -> int:
         """Return an array's length; Slurm itself keeps `at_once`, which holds for one array."""
@@ -76,6 +79,7 @@ class SlurmEngine(Engine):
         over = [task for task, job in self.jobs.items() if job.paths.result_pickle.exists()]
         if time.monotonic() - self.asked > _ASK_EVERY:
             over += [task for task in self._left() if task not in over]
+        self.over.update(self.jobs[task].job_id for task in over)
         return [(task, self._how(self.jobs.pop(task))) for task in over]
 
     def stop(self) -> None:
@@ -88,30 +92,32 @@ class SlurmEngine(Engine):
                 del self.jobs[task]
             time.sleep(LOOK_EVERY)
 
-    def adopts(self, task: Task) -> bool:
-        """Tell whether Slurm still has the job that this attempt was submitted as."""
+    def adopt(self, task: Task) -> Task | None:
+        """Return the attempt that the job was last submitted for, if Slurm still has it."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             tree = json.loads((task.place / SUBMITTED).read_text(encoding="utf-8"))
-            queued = _queued() if tree["ticket"] == task.ticket else set[str]()
-            if queued is None or str(tree["id"]) in queued:
-                self.jobs[task] = self.submitit.SlurmJob(self.logs, str(tree["id"]))
-                return True
-        return False
+            old, number = replace(task, ticket=str(tree["ticket"])), str(tree["id"])
+            # waiting, running or put back; the claim tells none of that
+            if number not in self.over and (self.queued is None or number in self.queued):
+                self.jobs[old] = self.submitit.SlurmJob(self.logs, number)
+                return old
+        return None
 
     def _left(self) -> list[Task]:
         """Return the jobs that Slurm's queue no longer has; none if Slurm does not answer."""
-        self.asked, queued = time.monotonic(), _queued()
-        return [task for task, job in self.jobs.items() if queued is not None and job.job_id not in queued]
+        self.asked, self.queued = time.monotonic(), _queued()
+        return [task for task, job in self.jobs.items() if self.queued is not None and job.job_id not in self.queued]
 
     def _how(self, job: Any) -> Ended:
         with suppress(Exception):  # whatever a half-written file of another machine makes of unpickling
             kind, found = job._get_outcome_and_result()
             return found if kind == "success" else Ended(f"Slurm: {_last(found)}", lost="timed-out" in found)
-        state = str(job.watcher.get_state(job.job_id, mode="force")).split()[0]
-        if state in _LOST:
-            return Ended(f"Slurm ended it: {state}", lost=True)
-        hint = "; give engine.memory_gb=NUMBER" if state == "OUT_OF_MEMORY" else f"; see {job.paths.stdout}"
-        return Ended(f"Slurm ended it: {state}{hint}")
+        state, said = _state(job.job_id), ""
+        with suppress(OSError, IndexError):
+            said = f": {tail(job.paths.stdout)[-1]}"
+        if state == "OUT_OF_MEMORY":
+            said = "; give engine.memory_gb=NUMBER"
+        return Ended(f"Slurm ended it ({state}){said}; see {job.paths.stdout}", lost=state in _LOST)
 
 
 class Attempt:
@@ -176,12 +182,23 @@ def _parameters(settings: EngineSection, name: str) -> dict[str, Any]:
 
 def _queued() -> set[str] | None:
     """Return the numbers of this user's jobs in Slurm's queue; None if it does not answer."""
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+    told = _told("squeue", "--me", "--noheader", "--array", "--format=%i")
+    return None if told is None else set(told.split())
+
+
+def _state(number: str) -> str:
+    """Return how a job ended, from Slurm's memory of the last minutes, or from its accounting where that is kept."""
+    if found := re.search(r"JobState=(\w+)", _told("scontrol", "show", "job", number) or ""):
+        return found[1]
+    words = (_told("sacct", "--noheader", "--allocations", "--format=State", f"--jobs={number}") or "").split()
+    return words[0] if words else "it does not say why"
+
+
+def _told(*command: str) -> str | None:
     try:
-        told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return set(told.split())
 
 
 def _last(text: str) -> str:

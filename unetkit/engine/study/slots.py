@@ -58,8 +58,9 @@ def settle(slot: Slot) -> Callable[[], None]:
     library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
     def first() -> None:
-        # a shell that starts us in the background, and some clusters, have all children ignore Ctrl-C
+        # a shell that starts us in the background has all children ignore Ctrl-C, Ray has them never receive it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         if slot.cores:
             os.sched_setaffinity(0, slot.cores)
         if library is not None:
