@@ -98,7 +98,9 @@ def help_text() -> str:
         "table": TableWords,
         "advise": AdviseWords,
     }
-    return "\n\n".join(f"bench {form}: {FORMS[form]}\n{described(schema)}" for form, schema in schemas.items())
+    forms = [f"bench {form}: {FORMS[form]}\n{described(schema)}" for form, schema in schemas.items()]
+    forms.append(f"engine=NAME, and engine.KEY=VALUE, of a run:\n{described(EngineSection)}")
+    return "\n\n".join(forms)
 
 
 def bench(words: list[str]) -> Outcome:
