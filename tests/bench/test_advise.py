@@ -229,6 +229,12 @@ def test_advice_on_the_command_line(home, capsys):
     assert "networks with random starts, by iou above the mean of them all" in text
     assert "95 % interval" in text
     assert "foreground share" in text
+    assert main([*words[:-1], f"evidence={path},{path}"]) == 2
+    assert "'d0' stands in two of the files" in capsys.readouterr().err
+    assert main(["bench", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "budget.params_m    trainable parameters" in text
+    assert "data.KEY           as in a recipe" in text
 
 
 @pytest.mark.parametrize(

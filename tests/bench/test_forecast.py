@@ -1,5 +1,6 @@
 """Worlds in which traits decide, or nothing does: what the forecast makes of them."""
 
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -64,6 +65,7 @@ def test_what_is_lost_where_data_sets_are_left_out_by_hand():
     # leaving out one of three: mean of the rest 0, both are first; leaving out the last: the first is, and loses 0.4
     np.testing.assert_allclose(found.plain, [0.1, 0.1, 0.1, 0.4])
     np.testing.assert_allclose(found.traits, found.plain)
+    np.testing.assert_allclose(found.tau_plain, [0, 0, 0, -1])
     assert (found.p, found.helps, found.can_help) == (1.0, False, False)
 
 
@@ -73,6 +75,9 @@ def test_where_traits_decide_they_are_found_to():
     assert np.mean([trial.helps for trial in trials]) > 0.9
     assert np.mean([trial.traits.mean() for trial in trials]) < 0.25 * np.mean([trial.plain.mean() for trial in trials])
     assert np.mean([trial.tau_traits for trial in trials]) > np.mean([trial.tau_plain for trial in trials]) + 0.3
+    # better ranks do not help whose first choice is worse
+    worse = replace(trials[0], traits=trials[0].plain + 0.1)
+    assert (worse.p <= 0.05, worse.helps) == (True, False)
     gains, distances = world(rng, 10, effect=0.04)
     width = best_bandwidth(gains, distances)
     assert width < inf

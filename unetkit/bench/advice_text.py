@@ -70,9 +70,9 @@ def _rule(advice: Advice) -> str:
         return f"{sets}: too few to tell whether traits help; ranked by the plain average"
     plain, traits = trial.plain.mean(), trial.traits.mean()
     tried = (
-        f"leaving out each of {sets} in turn, the choice by traits lost {traits:.4f} {advice.basis.metric} to the best "
-        f"model there, the choice by plain average {plain:.4f} (p = {trial.p:.2g}; rank correlation "
-        f"{trial.tau_traits:.2f} and {trial.tau_plain:.2f})"
+        f"leaving out each of {sets} in turn, ranks by traits agreed with those found to Kendall's tau "
+        f"{trial.tau_traits.mean():.2f}, ranks by plain average to {trial.tau_plain.mean():.2f} (p = {trial.p:.2g}); "
+        f"their first choices lost {traits:.4f} and {plain:.4f} {advice.basis.metric} to the best model there"
     )
     if not trial.helps:
         least = "" if trial.can_help else f"; with {sets} p cannot fall below {0.5**count:.2g}"

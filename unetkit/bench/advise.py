@@ -1,6 +1,6 @@
 """Which networks to try on data that no benchmark has seen: ranked by evidence, with how sure that is.
 
-Traits of the data decide nothing unless they have chosen better than the plain average on data sets that were left out.
+Traits of the data decide nothing unless they have ranked better than the plain average on data sets that were left out.
 """
 
 from __future__ import annotations

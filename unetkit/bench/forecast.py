@@ -28,21 +28,22 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """Both rules on data sets that were left out: score lost by each rule's first choice [K], mean Kendall tau, and p.
+    """Both rules on data sets that were left out: score lost by each rule's first choice, and Kendall's tau, each [K].
 
-    `p` is of the traits' rule losing less by chance (one-sided sign flips over data sets).
+    `p` is of the traits' rule ranking better by chance (one-sided sign flips of tau over data sets). Every data set
+    counts there, while the same first choice by both rules would leave few whose loss differs.
     """
 
     plain: np.ndarray
     traits: np.ndarray
-    tau_plain: float
-    tau_traits: float
+    tau_plain: np.ndarray
+    tau_traits: np.ndarray
     p: float
 
     @property
     def helps(self) -> bool:
-        """Tell whether traits lose less beyond chance."""
-        return self.p <= LEVEL
+        """Tell whether traits rank better beyond chance, and lose no more by their first choice."""
+        return self.p <= LEVEL and float(self.traits.mean()) <= float(self.plain.mean())
 
     @property
     def can_help(self) -> bool:
@@ -73,8 +74,8 @@ def try_rules(gains: np.ndarray, distances: np.ndarray) -> Trial:
         rest = np.arange(len(gains)) != left
         width = best_bandwidth(gains[rest], distances[np.ix_(rest, rest)])
         traits[left] = expect(gains[rest], distances[left, rest], width)
-    lost = [_lost(gains, rule) for rule in (plain, traits)]
-    return Trial(lost[0], lost[1], _agreement(gains, plain), _agreement(gains, traits), sign_flips(lost[0] - lost[1]))
+    tau_plain, tau_traits = _agreement(gains, plain), _agreement(gains, traits)
+    return Trial(_lost(gains, plain), _lost(gains, traits), tau_plain, tau_traits, sign_flips(tau_traits - tau_plain))
 
 
 def foresee(expected: np.ndarray, off: np.ndarray, share: float, draws: int = 20000, seed: int = 0) -> Draws:
@@ -121,8 +122,6 @@ def _lost(gains: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return gains.max(axis=1) - (gains * firsts).sum(axis=1) / firsts.sum(axis=1)
 
 
-def _agreement(gains: np.ndarray, expected: np.ndarray) -> float:
-    """Return the mean Kendall tau-b between what was expected and what came, over data sets where it is defined."""
-    found = [kendalltau(a, b).statistic for a, b in zip(gains, expected, strict=True)]
-    defined = [tau for tau in found if not np.isnan(tau)]
-    return float(np.mean(defined)) if defined else 0.0
+def _agreement(gains: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Return Kendall's tau-b between what was expected and what came, [K]; 0 where all was expected alike."""
+    return np.nan_to_num([kendalltau(a, b).statistic for a, b in zip(gains, expected, strict=True)])
