@@ -7,12 +7,10 @@ needs neither torch nor the model files.
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.util
 import inspect
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache, wraps
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from unetkit.errors import ModelError, RecipeError, ShapeError, nearest
+from unetkit.model_files import Written, model_files, read_builders, what_is_new
 from unetkit.types import TaskShape
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ Span = tuple[float | None, float | None]
 
 FAMILIES = ("cnn", "transformer", "ssm", "xlstm", "rwkv", "hybrid")
 LEARNS = ("voxels", "contours", "queries")
-# Of a model, before the colon in the first line of its file.
-_LONGEST_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -184,7 +181,7 @@ def _add(info: ModelInfo, build: Builder, options: Mapping[str, Any]) -> Builder
     known = _live.get(name) or _catalog().get(name)
     if known and known.module != module:
         raise ModelError(f"model '{name}' is registered by {known.module} already; choose another name")
-    new = info.new or _what_is_new(inspect.unwrap(build).__globals__.get("__doc__"))
+    new = info.new or what_is_new(inspect.unwrap(build).__globals__.get("__doc__"))
     _live[name] = replace(info, name=name, module=module, build=build, options=dict(options), new=new)
     return build
 
@@ -198,79 +195,33 @@ def catalog() -> dict[str, ModelInfo]:
 @cache
 def _catalog() -> dict[str, ModelInfo]:
     found: dict[str, ModelInfo] = {}
-    # Reading the source takes milliseconds; importing it would bring in torch and MONAI.
-    files = sorted((Path(__file__).parent / "models").glob("[!_]*.py"))
-    entries = [entry for path in files for entry in _written(path)]
+    entries = [entry for path, module in model_files() for entry in _builders(path, module)]
     # variants last: what they differ from may stand in any file
     for written in sorted(entries, key=lambda entry: entry.of is not None):
         base = found.get(written.of or "")
-        info = ModelInfo(**written.fields) if base is None else _differing(base, written.fields)
+        info = _info(written) if base is None else _differing(base, written.fields)
         options = {**(base.options if base and written.takes_more else {}), **written.options}
         new = info.new or written.new
+        if written.name in found:
+            raise ModelError(
+                f"model '{written.name}' stands in {found[written.name].module} and in {written.module}; rename one"
+            )
         found[written.name] = replace(info, name=written.name, module=written.module, options=options, new=new)
     return dict(sorted(found.items()))
 
 
-@dataclass(frozen=True)
-class _Written:
-    """A registered builder as it stands in its file; `of` is the model whose variant it is."""
-
-    name: str
-    module: str
-    new: str
-    of: str | None
-    fields: dict[str, Any]
-    options: dict[str, Any]
-    takes_more: bool
+def _builders(path: Path, module: str) -> list[Written]:
+    try:
+        return list(read_builders(path, module))
+    except (SyntaxError, ValueError, OSError) as error:
+        raise ModelError(f"{path}: cannot be read as a file of models ({error}); correct it") from error
 
 
-def _written(path: Path) -> Iterator[_Written]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    # a default may be a constant of its file
-    assigned = [n for n in tree.body if isinstance(n, ast.Assign)]
-    constants = {t.id: n.value for n in assigned for t in n.targets if isinstance(t, ast.Name)}
-    module, new = f"unetkit.models.{path.stem}", _what_is_new(ast.get_docstring(tree))
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            for of, fields in filter(None, map(_literal_info, node.decorator_list)):
-                options = _literal_options(node, constants)
-                yield _Written(node.name, module, new, of, fields, options, node.args.kwarg is not None)
-
-
-def _what_is_new(docstring: str | None) -> str:
-    """Return the first sentence of a model file without the name before it and the paper behind it."""
-    line = " ".join((docstring or "").strip().partition("\n\n")[0].split())
-    sentence = re.split(r"(?<=[a-z0-9)])\.(?=\s|$)", line)[0]
-    sentence = re.sub(r"\s*\([^()]*(?:arXiv|doi)[^()]*\)", "", sentence, flags=re.IGNORECASE)
-    # only a name stands before a colon so early
-    name, colon, rest = sentence.partition(": ")
-    return (rest if colon and len(name) < _LONGEST_NAME else sentence).removesuffix(".")
-
-
-def _literal_info(decorator: ast.expr) -> tuple[str | None, dict[str, Any]] | None:
-    """Evaluate `register(ModelInfo(...))` or `variant(other, ...)` written with literals; None for anything else.
-
-    Returns the name of the other model, if any, and the fields.
-    """
-    name = getattr(decorator.func, "id", "") if isinstance(decorator, ast.Call) else ""
-    if not (isinstance(decorator, ast.Call) and name in ("register", "variant") and decorator.args):
-        return None
-    of, call = (None, decorator.args[0]) if name == "register" else (getattr(decorator.args[0], "id", ""), decorator)
-    if not isinstance(call, ast.Call):
-        return None
-    return of, {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
-
-
-def _literal_options(node: ast.FunctionDef, constants: Mapping[str, ast.expr]) -> dict[str, Any]:
-    def value(default: ast.expr | None) -> Any:
-        named = constants.get(default.id) if isinstance(default, ast.Name) else default
-        try:
-            return ast.literal_eval(named or default) if default else None
-        except ValueError:
-            # A default that is no literal is shown as it is written.
-            return ast.unparse(default) if default else None
-
-    return {a.arg: value(d) for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)}
+def _info(written: Written) -> ModelInfo:
+    try:
+        return ModelInfo(**written.fields)
+    except TypeError as error:
+        raise ModelError(f"{written.module}.{written.name}: {error}; correct its ModelInfo(...)") from error
 
 
 def list_models(
@@ -326,7 +277,10 @@ def model_info(name: str) -> ModelInfo:
     models = catalog()
     if name not in models:
         hint = nearest(name, models) or "; `unetkit list models` names them"
-        raise ModelError(f"there is no model '{name}'{hint}; a model of your own exists once its file is imported")
+        raise ModelError(
+            f"there is no model '{name}'{hint}; a model of your own exists once an installed package names its module "
+            "as entry point unetkit.models, or its file is imported"
+        )
     return models[name]
 
 
