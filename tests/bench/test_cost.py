@@ -1,11 +1,13 @@
 """Rows of cost: what is counted, timed, and said of what cannot be."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from unetkit.bench.cost import CostRow, Setting, check_names, check_size, cost_rows
-from unetkit.bench.timing import Timing, best_batch, time_network
+from unetkit.bench.timing import Timing, best_batch, time_network, used_joules
 from unetkit.errors import ModelError, ShapeError
 from unetkit.registry import catalog
 
@@ -77,3 +79,22 @@ def test_a_batch_that_does_not_fit_ends_the_search(monkeypatch):
         return Timing(batch, 1.0, 0, 0, 5)
 
     assert best_batch(measure).batch == 2
+
+
+def test_energy_is_what_nvml_counts_of_the_gpu_that_torch_means(monkeypatch):
+    pynvml = pytest.importorskip("pynvml")
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="11aa-22bb"))
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: asked.append(uuid) or "handle")
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", {"handle": 2_500}.__getitem__)
+    # NVML counts thousandths of a joule, and knows GPUs by their names
+    assert used_joules(torch.device("cuda:0")) == 2.5
+    assert asked == ["GPU-11aa-22bb"]
+
+    def refuse(handle):
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", refuse)
+    assert used_joules(torch.device("cuda:0")) is None
+    assert used_joules(torch.device("cpu")) is None

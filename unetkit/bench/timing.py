@@ -56,13 +56,13 @@ def time_network(network: nn.Module, image: Tensor, form: Format, seconds: float
         _wait(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        energy, started = _joules(device), time.perf_counter()
+        energy, started = used_joules(device), time.perf_counter()
         while len(taken) < _LEAST or time.perf_counter() - started < seconds:
             begun = time.perf_counter()
             network(image)
             _wait(device)
             taken.append(time.perf_counter() - begun)
-        spent = None if energy is None else _joules(device)
+        spent = None if energy is None else used_joules(device)
     low, median, high = (float(q) for q in np.quantile(taken, [0.1, 0.5, 0.9]))
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     joules = None if energy is None or spent is None else (spent - energy) / len(taken) / len(image)
@@ -90,7 +90,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _joules(device: torch.device) -> float | None:
+def used_joules(device: torch.device) -> float | None:
     """Return what the GPU has used since its driver started; None without NVML, or on a GPU that does not count."""
     if device.type != "cuda":
         return None
