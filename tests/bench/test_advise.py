@@ -23,7 +23,7 @@ MODELS = {
     "more": {"name": "egeunet"},
 }
 COST = {"params_m": 1.0, "gflops": 2.0, "step_mb": 30.0, "ms": None}
-ABOUT = {"budget": {"steps": 500}, "seeds": [0, 1, 2], "devices": ["cpu"], "protocol": "held_out"}
+ABOUT = {"budget": {"steps": 500}, "seeds": [0, 1, 2], "devices": ["cpu"], "protocol": "held_out", "left_out": []}
 
 
 def traits(**changed):
@@ -136,11 +136,12 @@ def test_models_are_compared_where_all_were_tested():
     assert basis.without == ()
     found = advise(basis, traits(sharpness=0.9), dict.fromkeys(basis.models, COST), {"big": "too big"})
     np.testing.assert_allclose(found.gains, [[0.1, -0.1], [-0.05, 0.05]])
-    lines = caveat_lines(found, [evidence(part, protocol="ubench")])
+    lines = caveat_lines(found, [evidence(part, protocol="ubench", left_out=["torn"])])
     assert "not compared: wide has no scores on b" in lines
     assert "not advised: big: too big" in lines
     assert any("500 steps, 3 seeds, on cpu" in line for line in lines)
     assert any("flatters them all" in line for line in lines)
+    assert "made: no results, or none on the same cases, of torn" in lines
     assert not any("look like" in line for line in lines)
     two = [
         known("a", [1, 0, 0, 0]),

@@ -72,6 +72,17 @@ def test_evidence_is_means_of_runs_and_their_covariance_over_patients(home):
     assert gather(folder).datasets[0].costs["a"] == {"params_m": 0.0125, "gflops": 0.5, "ms": 2.0}
 
 
+def test_a_data_set_without_a_case_in_common_costs_no_other_its_scores(home):
+    folder = benched(home, SCORES, datasets=("cells", "torn"))
+    torn = next(job for job in folder.jobs if (job.dataset, job.model) == ("torn", "b"))
+    result = folder.result(torn)
+    result["scores"]["cases"] = {"c9": {"cell": {"iou": 0.5, "dice": 0.5}}}
+    result["zero_shot"] = {"elsewhere": {"cases": {}, "failures": {}}}
+    folder.write_result(torn, {key: value for key, value in result.items() if key != "format"})
+    found = gather(folder)
+    assert ([known.name for known in found.datasets], found.about["left_out"]) == (["cells"], ["torn"])
+
+
 def test_the_covariance_is_what_drawing_cases_anew_gives():
     rng = np.random.default_rng(0)
     cases = 0.7 + 0.1 * rng.normal(size=(3, 1, 60)) + 0.1 * rng.normal(size=(1, 1, 60))

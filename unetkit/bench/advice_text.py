@@ -51,6 +51,8 @@ def _of_source(one: Evidence) -> list[str]:
         f"{one.name}: every network trained for {spent}, {counted(len(seeds), 'seed')}, on "
         f"{', '.join(one.about['devices'])}; longer training may rank them otherwise"
     ]
+    if one.about["left_out"]:
+        lines.append(f"{one.name}: no results, or none on the same cases, of {', '.join(one.about['left_out'])}")
     if one.about["protocol"] == "ubench":
         lines.append(f"{one.name}: checkpoints were chosen on the very cases that were scored, which flatters them all")
     return lines

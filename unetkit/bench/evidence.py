@@ -128,24 +128,20 @@ def gather(folder: BenchFolder, progress: Callable[[int, int], None] | None = No
     """
     results: Results = list(folder.results())
     traits = bench_traits(folder, progress)
-    scores: dict[str, dict[tuple[str, str], Standing]] = {}
-    for pretrained, start in STARTS.items():
-        for metric in METRICS:
-            # of a metric that is defined in no case of some run nothing can be compared
-            with suppress(DataError):
-                for target, found in collect(results, metric, pretrained).items():
-                    scores.setdefault(target, {})[start, metric] = _standing(found)
-    size = {job.dataset: tuple(result["patch_size"]) for job, result in results}
-    costs = _costs(folder, results)
-    # what was tested untrained (zero-shot) tells of another question
-    datasets = [Known(n, size[n], traits[n], scores[n], costs.get(n, {})) for n in folder.bench.datasets if n in scores]
+    costs, datasets = _costs(folder, results), []
+    for name in folder.bench.datasets:
+        # what was tested untrained (zero-shot) tells of another question
+        own = [(job, {**result, "zero_shot": {}}) for job, result in results if job.dataset == name]
+        if scores := _scores_of(own):
+            datasets.append(Known(name, tuple(own[0][1]["patch_size"]), traits[name], scores, costs[name]))
     if not datasets:
         raise DataError(f"{folder.path}: no job is done yet; run it with `unetkit bench run={folder.path}`")
     # where weights lay is of no use elsewhere
     models = {
         label: {k: v for k, v in tree.items() if k != "weights"} for label, tree in labelled(folder.bench).items()
     }
-    return Evidence(folder.path.name, models, tuple(datasets), _about(folder, results))
+    left_out = sorted(set(folder.bench.datasets) - {known.name for known in datasets})
+    return Evidence(folder.path.name, models, tuple(datasets), {**_about(folder, results), "left_out": left_out})
 
 
 def read_evidence(place: Path, progress: Callable[[int, int], None] | None = None) -> Evidence:
@@ -178,6 +174,18 @@ def write_evidence(path: Path, evidence: Evidence) -> Path:
 def shipped_evidence() -> list[Path]:
     """Return the files of evidence that come with unetkit."""
     return sorted(recipes_folder().glob(f"*{SUFFIX}"))
+
+
+def _scores_of(results: Results) -> dict[tuple[str, str], Standing]:
+    """Return the scores of one data set by start and metric."""
+    scores = {}
+    for pretrained, start in STARTS.items():
+        for metric in METRICS:
+            # a metric that is defined in no case of some run, or runs without a case in common
+            with suppress(DataError):
+                for found in collect(results, metric, pretrained).values():
+                    scores[start, metric] = _standing(found)
+    return scores
 
 
 def _standing(scores: Scores) -> Standing:
