@@ -109,10 +109,13 @@ class SlurmEngine(Engine):
         return [task for task, job in self.jobs.items() if self.queued is not None and job.job_id not in self.queued]
 
     def _how(self, job: Any) -> Ended:
+        state, said = _state(job.job_id), ""
         with suppress(Exception):  # whatever a half-written file of another machine makes of unpickling
             kind, found = job._get_outcome_and_result()
-            return found if kind == "success" else Ended(f"Slurm: {_last(found)}", lost="timed-out" in found)
-        state, said = _state(job.job_id), ""
+            if kind == "error":
+                return Ended(f"Slurm: {_last(found)}", lost="timed-out" in found)
+            if not found.lost or state != "CANCELLED":
+                return found
         with suppress(OSError, IndexError):
             said = f": {tail(job.paths.stdout)[-1]}"
         if state == "OUT_OF_MEMORY":
