@@ -93,7 +93,8 @@ def test_where_traits_do_not_help_the_plain_average_ranks_and_that_is_said():
     assert lines[1] == "not told from small: none; the others are expected to be behind"
     noise = np.sqrt((1e-5 + 1e-6 / 3) * 0.75)  # cases, and three runs 0.001 apart; less the mean of four models
     assert found.spread()[1] == pytest.approx(noise)
-    assert f"{noise:.3f}" in lines[2]
+    assert lines[2].startswith("expected: the measured difference, drawn towards 0")
+    assert f"{noise:.3f}" in lines[3]
 
 
 def test_level_models_are_said_to_be():

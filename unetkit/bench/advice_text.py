@@ -19,6 +19,11 @@ _SAME = 0.05
 def method_lines(advice: Advice) -> list[str]:
     """Return how the ranking came about, whether traits decide in it, and which models are level."""
     lines = [_rule(advice), *_level(advice)]
+    if advice.draws is not None:
+        lines.append(
+            "expected: the measured difference, drawn towards 0 by as much as chance alone would spread such means; the "
+            "interval is that of a single further data set, with the seeds and test cases of one like these"
+        )
     if len(advice.gains) > 1:
         spread, noise = advice.spread()
         lines.append(
