@@ -143,7 +143,15 @@ def test_models_are_compared_where_all_were_tested():
     assert any("500 steps, 3 seeds, on cpu" in line for line in lines)
     assert any("flatters them all" in line for line in lines)
     assert "made: no results, or none on the same cases, of torn" in lines
-    assert not any("look like" in line for line in lines)
+    assert not any("look like" in line or "only once" in line for line in lines)
+    once = Known(
+        "a",
+        (64, 64),
+        traits(),
+        {("random", "iou"): Standing(("small", "wide"), np.array([[0.5, 0.6], [0.7, np.nan]]), np.eye(2), 9)},
+        {},
+    )
+    assert "trained only once on a; how far seeds matter" in " ".join(caveat_lines(advised(once), []))
     two = [
         known("a", [1, 0, 0, 0]),
         known("b", [1, 0, 0, 0], start="pretrained"),

@@ -65,6 +65,7 @@ def test_evidence_is_means_of_runs_and_their_covariance_over_patients(home):
     assert cells.costs["a"] == {"params_m": 0.0125}
     assert found.models["a"] == {"name": "unet", "widths": [4, 8]}
     assert cells.traits.cases == 4
+    assert found.about["seeds"] == [0, 1]
     assert found.about["budget"] == {"steps": 10, "validations": 5}
     # what a report has measured comes along
     rows = [{"model": "a", "dataset": "cells", "cost": {"params_m": 0.0125, "gflops": 0.5, "ms": 2.0, "note": ""}}]

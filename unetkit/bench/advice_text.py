@@ -21,8 +21,8 @@ def method_lines(advice: Advice) -> list[str]:
     lines = [_rule(advice), *_level(advice)]
     if advice.draws is not None:
         lines.append(
-            "expected: the measured difference, drawn towards 0 by as much as chance alone would spread such means; the "
-            "interval is that of a single further data set, with the seeds and test cases of one like these"
+            "expected: the measured difference, drawn towards 0 by as much as chance alone would spread such means; "
+            "the interval is that of a single further data set, with the seeds and test cases of one like these"
         )
     if len(advice.gains) > 1:
         spread, noise = advice.spread()
@@ -40,6 +40,11 @@ def caveat_lines(advice: Advice, evidence: Sequence[Evidence]) -> list[str]:
     if advice.distances[nearest] < _SAME:
         name = advice.basis.datasets[nearest].name
         lines.append(f"your data look like {name} itself, whose scores are part of the evidence")
+    runs = [(~np.isnan(standing.runs)).sum(axis=1).min() for standing in advice.basis.standings(advice.models)]
+    if single := [known.name for known, least in zip(advice.basis.datasets, runs, strict=True) if least < 2]:
+        lines.append(
+            f"some networks were trained only once on {', '.join(single)}; how far seeds matter is not known there"
+        )
     if without := advice.basis.without:
         lines.append(f"not used: {', '.join(without)}, without {advice.basis.metric} of {advice.basis.start} starts")
     for model, missing in advice.basis.partial.items():

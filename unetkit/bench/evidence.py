@@ -206,7 +206,7 @@ def _about(folder: BenchFolder, results: Results) -> dict[str, Any]:
         "description": bench.description,
         "protocol": bench.protocol,
         "budget": bench.budget.model_dump(mode="json", exclude_none=True),
-        "seeds": bench.seeds,
+        "seeds": sorted({job.seed for job, _ in results}),
         "pretrained": sorted({job.model for job, _ in results if starts_trained(job)}),
         "devices": sorted({str(result["machine"]["device"]) for _, result in results}),
         "versions": next((dict(result["versions"]) for _, result in results), {}),
