@@ -49,7 +49,8 @@ def small(name: str) -> list[str]:
     """The words that make a recipe small: the smallest legal patch, two steps, generated data."""
     recipe = resolve(recipe=name).recipe
     sizes = [s for s in (recipe.data.patch_size, recipe.data.resize) if s]
-    dims = len(sizes[0]) if sizes else max(model_info(recipe.model.name).dims)
+    slices = recipe.plan.configuration == "2d"
+    dims = len(sizes[0]) if sizes else 2 if slices else max(model_info(recipe.model.name).dims)
     legal = list(model_info(recipe.model.name).legal_size((SIDE,) * dims))
     keys = [f"data.{key}={legal}" for key in ("patch_size", "resize") if getattr(recipe.data, key)]
     if isinstance(recipe.plan.spacing, tuple):  # generated voxels are coarse: finer ones would be thousands of windows
@@ -58,11 +59,14 @@ def small(name: str) -> list[str]:
         keys.append(f"plan.widths={[8] * len(recipe.plan.strides)}")
     keys += [f"model.{key}={json.dumps(value)}" for key, value in NARROW.get(recipe.model.name, {}).items()]
     if not sizes:  # a recipe that leaves the patch to the plan
-        keys = [f"data.patch_size={legal}", "plan.widths=[4, 8, 16, 16]"]
+        keys.append(f"data.patch_size={legal}")
+        if "widths" in model_info(recipe.model.name).options:
+            keys.append("plan.widths=[4, 8, 16, 16]")
+    space = 3 if slices else dims
     return [
         *keys,
-        f"data.dataset=phantom{dims}d",
-        f"data.generator={{size: {[VOLUME] * 3 if dims == 3 else [64, 64]}}}",
+        f"data.dataset=phantom{space}d",
+        f"data.generator={{size: {[VOLUME] * 3 if space == 3 else [64, 64]}}}",
         "data.cases=3",
         "train.epochs=1",
         "train.steps_per_epoch=2",
