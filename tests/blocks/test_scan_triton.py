@@ -86,7 +86,8 @@ if not INTERPRETED:
 else:
 
     @pytest.mark.parametrize(
-        ("length", "reverse", "count"), [(1, False, 8), (63, True, 8), (64, False, 5), (67, True, 6)]
+        ("length", "reverse", "count"),
+        [(1, False, 8), (63, True, 8), (64, False, 5), (65, True, 6), (259, False, 8), (259, True, 8)],
     )
     def test_selective_scan(length: int, reverse: bool, count: int) -> None:
         agree(selective_scan, selective_inputs(length, count), 2e-6, delta_softplus=count == 8, reverse=reverse)
@@ -102,7 +103,8 @@ else:
         agree(selective_scan, leaves, 2e-2, delta_softplus=True)
 
     @pytest.mark.parametrize(
-        ("length", "chunk", "skip"), [(1, 16, True), (16, 16, False), (35, 16, True), (22, 10, True)]
+        ("length", "chunk", "skip"),
+        [(1, 16, True), (15, 16, True), (16, 16, False), (17, 16, True), (67, 16, True), (22, 10, True)],
     )
     def test_ssd(length: int, chunk: int, skip: bool) -> None:
         draw = torch.Generator().manual_seed(length)

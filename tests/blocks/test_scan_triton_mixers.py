@@ -74,10 +74,10 @@ def check_choice() -> None:
 def main() -> None:
     """All checks."""
     torch.manual_seed(0)
-    for length, width, out in ((1, 8, 5), (15, 8, 5), (16, 20, 18), (35, 8, 40)):
+    for length, width, out in ((1, 8, 5), (15, 8, 5), (16, 20, 18), (17, 8, 5), (67, 8, 40)):
         check_mlstm(length, width, out, torch.float32, 1e-4)
     check_mlstm(17, 8, 5, torch.float16, 0.02)
-    for length, scale in ((1, 3), (4, 3), (9, -2000), (9, 50)):
+    for length, scale in ((1, 3), (3, 3), (4, 3), (5, 3), (19, -2000), (19, 50)):
         check_wkv(length, scale)
     check_choice()
 
