@@ -112,7 +112,8 @@ def test_fake_tensors_and_flops() -> None:
     assert h.shape == (1, 2, 128, 16)
     # 4 Q d for the pairs and 4 d^2 for the memory, a token and head, and the normaliser
     assert ahead == 256 * (4 * 64 * 16 + 4 * 16 * 16 + 64 + 4 * 16)
-    assert count.get_total_flops() > 3 * ahead
+    # scores, gradients of queries and keys: 3 products of pairs as wide as keys, 2 as values; 5 with the memory
+    assert count.get_total_flops() == ahead + 256 * (2 * 64 * (3 * 16 + 2 * 16) + 5 * 2 * 16 * 16)
 
 
 def test_refuses_what_does_not_belong_together() -> None:

@@ -120,10 +120,13 @@ def test_flops_are_counted() -> None:
 
 
 def test_fake_tensors_have_the_shapes_of_real_ones() -> None:
-    with FakeTensorMode():
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
         given = [torch.empty(t.shape, dtype=torch.bfloat16, requires_grad=True) for t in inputs(50)]
         y = ssd(*given)
+        ahead = counter.get_total_flops()
         y.sum().backward()
+    # each product has two more, one for each of its factors
+    assert counter.get_total_flops() == 3 * ahead
     assert (y.shape, y.dtype) == ((2, 50, 4, 5), torch.bfloat16)
     assert all(t.grad.shape == t.shape for t in given)
 
