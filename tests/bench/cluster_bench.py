@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 
-from unetkit.bench.folder import RUNNING
+from unetkit.bench.folder import RUNNING, read_bench_folder
 from unetkit.engine.log import read_log
 
 PATIENCE = 600.0
@@ -32,11 +32,19 @@ def started(*words):
     return subprocess.Popen([sys.executable, "-m", "unetkit", "bench", *words], stderr=subprocess.PIPE, text=True)
 
 
-def waited(true):
+def waited(driver, true):
+    """Wait until something is true, which it has to become while the benchmark runs."""
     until = time.monotonic() + PATIENCE
     while not true():
+        assert driver.poll() is None, driver.communicate()[1]
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+def opened(driver, folder):
+    """The benchmark that a process has begun."""
+    waited(driver, (folder / "bench.json").exists)
+    return read_bench_folder(folder)
 
 
 def log(folder, job):

@@ -7,11 +7,24 @@ import socket
 from contextlib import suppress
 
 import pytest
-from cluster_bench import BROKEN_MODEL, MODELS, PATIENCE, STEPS, log, saved, started, steps, tree, under_way, waited
+from cluster_bench import (
+    BROKEN_MODEL,
+    MODELS,
+    PATIENCE,
+    STEPS,
+    log,
+    opened,
+    saved,
+    started,
+    steps,
+    tree,
+    under_way,
+    waited,
+)
 
 from unetkit.bench.claims import CLAIM, Maker, maker_of
 from unetkit.bench.engines import open_engine
-from unetkit.bench.folder import BROKEN, DONE, open_bench, read_bench_folder
+from unetkit.bench.folder import BROKEN, DONE, open_bench
 from unetkit.bench.queue import run_bench
 from unetkit.recipe.bench import checked_bench
 from unetkit.recipe.cluster import EngineSection
@@ -54,10 +67,9 @@ def test_a_killed_node_loses_no_job_and_changes_no_score(cluster, tmp_path):
     recipe = tmp_path / "small.yaml"
     recipe.write_text(json.dumps(tree(tmp_path, *MODELS, BROKEN_MODEL)))
     driver = started(f"recipe={recipe}", "bench.engine=ray", f"engine.address={cluster.address}")
-    waited(lambda: (tmp_path / "small" / "bench.json").exists() or driver.poll() is not None)
-    folder = read_bench_folder(tmp_path / "small")
+    folder = opened(driver, tmp_path / "small")
     tiny, other, broken = folder.jobs
-    waited(lambda: under_way_on(second, folder) or driver.poll() is not None)
+    waited(driver, lambda: under_way_on(second, folder))
     (lost,) = under_way_on(second, folder)
     before = saved(log(folder, lost))
     cluster.remove_node(second, allow_graceful=False)
@@ -82,7 +94,7 @@ def test_ctrl_c_saves_the_checkpoints_and_this_machine_goes_on(cluster, tmp_path
     folder = open_bench(checked_bench(tree(tmp_path, MODELS[0])), "mine")
     (job,) = folder.jobs
     driver = started(f"run={folder.path}", "engine=ray", f"engine.address={cluster.address}")
-    waited(lambda: under_way(folder) or driver.poll() is not None)
+    waited(driver, lambda: under_way(folder))
     process = maker_of(folder.of(job)).pid
     driver.send_signal(signal.SIGINT)
     assert driver.communicate(timeout=PATIENCE)[1].endswith("unetkit: stopped\n")

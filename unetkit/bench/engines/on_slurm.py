@@ -111,11 +111,12 @@ class SlurmEngine(Engine):
     def _how(self, job: Any) -> Ended:
         state, said = _state(job.job_id), ""
         with suppress(Exception):  # whatever a half-written file of another machine makes of unpickling
-            kind, found = job._get_outcome_and_result()
-            if kind == "error":
-                return Ended(f"Slurm: {_last(found)}", lost="timed-out" in found)
-            if not found.lost or state != "CANCELLED":
-                return found
+            if job.paths.result_pickle.exists():
+                kind, found = job._get_outcome_and_result()
+                if kind == "error":
+                    return Ended(f"Slurm: {_last(found)}", lost="timed-out" in found)
+                if not found.lost or state != "CANCELLED":
+                    return found
         with suppress(OSError, IndexError):
             said = f": {tail(job.paths.stdout)[-1]}"
         if state == "OUT_OF_MEMORY":
