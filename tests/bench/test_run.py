@@ -94,6 +94,7 @@ def test_a_killed_benchmark_goes_on_and_no_job_is_lost_or_done_twice(home, capsy
     page = (home / "small" / "report_random.html").read_text()
     # every case that is shown, as both networks see it
     assert page.count("<figure>") == 2 * min(2, len(tested))
+    assert "false negative" in page  # what the colours of the pictures mean
     assert "cells/broken/seed_0" in page
     assert "U-Score with anchors <b>cohort</b>" in page
 

@@ -107,10 +107,15 @@ def rank_diagram(names: Sequence[str], ranks: Sequence[float], cliques: Sequence
     return f'<svg viewBox="0 0 {_WIDE} {high}" role="img" aria-label="mean ranks">{"".join(parts)}</svg>'
 
 
-def legend(families: Sequence[str]) -> str:
+def family_colours(families: Sequence[str]) -> dict[str, str]:
     """Return the colours of the families that are there."""
     shown = [family for family in (*COLOURS, *sorted(set(families) - set(COLOURS))) if family in families]
-    items = "".join(f'<li><i style="background:{colour_of(f)}"></i>{escape(f)}</li>' for f in shown)
+    return {family: colour_of(family) for family in shown}
+
+
+def legend(colours: Mapping[str, str]) -> str:
+    """Return a key, as HTML, of what has which colour."""
+    items = "".join(f'<li><i style="background:{colour}"></i>{escape(name)}</li>' for name, colour in colours.items())
     return f"<ul class=legend>{items}</ul>"
 
 

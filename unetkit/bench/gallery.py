@@ -7,6 +7,7 @@ from html import escape
 import numpy as np
 
 from unetkit.bench.analysis import Scores, Verdict
+from unetkit.bench.drawings import legend
 from unetkit.bench.folder import DONE, BenchFolder
 from unetkit.bench.job import RUN
 from unetkit.data.cases import read_case
@@ -14,10 +15,15 @@ from unetkit.evaluation import cases_of_run
 from unetkit.infer.predictor import Predictor
 from unetkit.recipe.bench import BenchJob
 from unetkit.report.figures import data_uri
-from unetkit.report.overlay import overlay, square_pixels
+from unetkit.report.overlay import ERROR_LEGEND, overlay, square_pixels
 from unetkit.report.picture import take_picture
 
 _CASES = 2
+
+
+def gallery(pictures: str) -> str:
+    """Return pictures, as HTML, under a line that says what their colours mean; nothing for none."""
+    return legend({name: f"rgb{colour}" for name, colour in ERROR_LEGEND.items()}) + pictures if pictures else ""
 
 
 def disagreements(folder: BenchFolder, verdict: Verdict, device: str) -> str:

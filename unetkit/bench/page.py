@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unetkit.bench.analysis import ALPHAS, QUANTILES, Pair, Verdict
-from unetkit.bench.drawings import Point, legend, pareto_plot, plots, rank_diagram
+from unetkit.bench.drawings import Point, family_colours, legend, pareto_plot, plots, rank_diagram
 from unetkit.bench.resampling import Draws
 from unetkit.errors import counted
 from unetkit.report.page import PHANTOM, Page, render_html, tiles
@@ -227,7 +227,7 @@ def _plots(part: Part, name: str, families: Mapping[str, str]) -> str:
     present = [families.get(model, "") for model in verdict.scores.models]
     return (
         "<h3>Accuracy against cost</h3><p>Named are the models than which none is both better and cheaper. Point at a "
-        f"mark for its numbers, click it to keep its name.</p>{plots(drawn, name)}{legend(present)}"
+        f"mark for its numbers, click it to keep its name.</p>{plots(drawn, name)}{legend(family_colours(present))}"
     )
 
 

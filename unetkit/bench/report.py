@@ -12,7 +12,7 @@ import numpy as np
 from unetkit.bench.analysis import Results, Scores, Verdict, collect, costs_of, judge, overall
 from unetkit.bench.costs import Costs, bench_costs, frozen_anchors
 from unetkit.bench.folder import BROKEN, DONE, BenchFolder
-from unetkit.bench.gallery import disagreements
+from unetkit.bench.gallery import disagreements, gallery
 from unetkit.bench.page import BenchData, Part, render_bench
 from unetkit.checkpoint import versions
 from unetkit.data.catalog import DATASETS
@@ -81,7 +81,7 @@ def bench_data(
         {model: catalog()[str(models[model]["name"])].family for model in shown},
         machine(pick_device(device)),
         versions(),
-        "".join(disagreements(folder, verdict, device) for verdict in own.values()) if pictures else "",
+        gallery("".join(disagreements(folder, verdict, device) for verdict in own.values()) if pictures else ""),
     )
 
 
