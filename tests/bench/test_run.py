@@ -80,11 +80,12 @@ def test_a_killed_benchmark_goes_on_and_no_job_is_lost_or_done_twice(home, capsy
         ("broken", "failed"),
     ]
     assert "widths" in rows[2]["reason"]
-    network = create_model("unet", in_channels=3, num_classes=2, widths=[4, 8])
+    result = json.loads(first.read_text())
+    network = create_model("unet", **{k: result[k] for k in ("in_channels", "num_classes")}, widths=[4, 8])
     assert float(rows[0]["params_m"]) * 1e6 == pytest.approx(trainable(network), abs=0.1)
     # every metric of every class of each test case
     cases = rows_of(home / "small" / "cases.csv")
-    tested = json.loads(first.read_text())["scores"]["cases"]
+    tested = result["scores"]["cases"]
     assert {row["case"] for row in cases if row["model"] == "tiny"} == set(tested)
     split = json.loads((first.parent / "run" / "split.json").read_text())
     assert set(tested) == set(split["test"])
