@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -102,13 +103,17 @@ def _package() -> Any:
 
 
 def _join(ray: Any, address: str | None) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
     try:
-        ray.init(address=address, include_dashboard=False, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is not None:
+            # Ray itself would try for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_ANSWER).close()
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    except (OSError, ValueError, RuntimeError) as error:
+        where = "" if address is None else f".address={address}"
         raise RecipeError(
-            f"engine.address={address}: no Ray cluster answers there ({first_line(error)}); start one with "
-            "`ray start --head`, or drop the key for one of this machine alone"
+            f"engine{where}: no Ray cluster answers there ({first_line(error)}); give HOST:PORT as `ray start --head` "
+            "prints it, or drop the key"
         ) from error
 
 
