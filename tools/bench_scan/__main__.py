@@ -49,7 +49,8 @@ def _operator(operator: str, lengths: list[int], options: argparse.Namespace, ba
         for name in names[:1] + [name for name in names[1:] if any(word in name for word in words)]:
             found = beyond.get(name) or cell.run(operator, length, name, options)
             if isinstance(found, str):
-                beyond[name] = found if "tokens" in found else f"{found} at {length} tokens"
+                end = f" at {length} tokens" if found.startswith((">", "needs")) and "tokens" not in found else ""
+                beyond[name] = found + end
             table.line(name, found, bandwidth)
 
 
@@ -61,7 +62,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, default=None, help="a folder with checkouts of the peers")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--repeats", type=int, default=5, help="turns, fewer where they would pass the limit")
-    parser.add_argument("--limit", type=float, default=120, help="seconds for a row at one length")
+    parser.add_argument(
+        "--limit", type=float, default=120, help="seconds for a row at one length, of the process on a CPU"
+    )
     parser.add_argument("--memory", type=float, default=12, help="GiB that a row may take on the CPU")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch; 0 leaves them as they are")
     parser.add_argument("--cell", default="", help="measure this row alone and print it as JSON")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from timing import Case, Result, measure
+from timing import Case, Result, both, measure
 
-STARTING = 60
-"""Seconds that a process may take before it measures: imports, and kernels to compile on a GPU."""
+BUSY = 10
+"""How much longer than the limit a process may take on a machine that has other work."""
+TURNS = 0.8
+"""Share of the limit after which no further turn begins."""
 
 
 def run(operator: str, length: int, row: str, options: argparse.Namespace) -> dict[str, Any] | str:
@@ -24,31 +29,39 @@ def run(operator: str, length: int, row: str, options: argparse.Namespace) -> di
     words += ["--repeats", options.repeats, "--threads", options.threads, "--memory", options.memory]
     words += ["--peers", options.peers] if options.peers else []
     command = [sys.executable, str(Path(__file__).parent), *map(str, words)]
-    try:
-        # the turns end by themselves within the limit; what does not end is a first run that is longer
-        done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit + STARTING)
-    except subprocess.TimeoutExpired:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # imports are over, and on a GPU kernels compiled
+        try:
+            # seconds of the process are what counts on a CPU, see `_bound`: a busy machine gives fewer of them
+            out, err = process.communicate(timeout=(1 if options.device == "cuda" else BUSY) * options.limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return f"> {options.limit:.0f} s"
+    if process.returncode == -signal.SIGXCPU:
         return f"> {options.limit:.0f} s"
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}"]
+    if process.returncode:
+        lines = err.strip().splitlines() or [f"ended by signal {-process.returncode}"]
         return f"failed: {lines[-1][:200]}"
-    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    answer = json.loads(out.strip().splitlines()[-1])
     return answer.get("skipped", answer)
 
 
 def child(case: Case, options: argparse.Namespace) -> None:
     """Measure the row that was named and print it as JSON."""
-    if options.device == "cpu":
-        most = int(options.memory * 2**30)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     row = next(row for row in case.rows if row.name == options.cell)
     try:
         scans = [case.rows[0].load()] + ([row.load()] if row is not case.rows[0] else [])
+        if options.device == "cuda":
+            both(scans[-1], case.inputs)
     except Exception as err:  # a peer that is missing is a result, not a crash
-        print(json.dumps({"skipped": f"{type(err).__name__}: {err}"}))
+        print(f"begin\n{json.dumps({'skipped': f'{type(err).__name__}: {err}'})}")
         return
+    print("begin", flush=True)
+    if options.device == "cpu":
+        _bound(options.limit * max(torch.get_num_threads(), 1), options.memory)
     try:
-        results = measure(case.inputs, scans, options.repeats, options.limit)
+        results = measure(case.inputs, scans, options.repeats, TURNS * options.limit)
     except (RuntimeError, MemoryError) as err:
         if "memory" not in str(err):
             raise
@@ -62,6 +75,14 @@ def child(case: Case, options: argparse.Namespace) -> None:
     # inputs and output once; backward: the inputs, what comes for the output, and a gradient of each input
     moved = [read + written, 3 * read + 2 * written]
     print(json.dumps({"ours": asdict(results[0]), "row": asdict(results[-1]), "bytes": moved}))
+
+
+def _bound(seconds: float, gib: float) -> None:
+    """Let the system end this process after so many seconds of all its threads, and refuse it more memory."""
+    end = math.ceil(time.process_time() + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (end, end + 5))
+    most = int(gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def result(found: dict[str, Any]) -> Result:

@@ -78,7 +78,7 @@ def _status(key: str) -> int:
 
 def measure(inputs: Sequence[Tensor], scans: Sequence[Scan], repeats: int, seconds: float) -> list[Result]:
     """Return the result of each scan; turns end after `repeats` and SHORTEST, or when the next would pass `seconds`."""
-    begin = time.perf_counter()
+    begin = clock(inputs[0].device)
     results, weights = [Result() for _ in scans], torch.randn(scans[0](*inputs).shape, device=inputs[0].device)
     truth: list[Tensor] = []
     for scan, result in zip(scans, results, strict=True):
@@ -86,12 +86,12 @@ def measure(inputs: Sequence[Tensor], scans: Sequence[Scan], repeats: int, secon
         truth = truth or out
         result.distance = max(_distance(a, b) for a, b in zip(out, truth, strict=True))
         del out
-    turn = time.perf_counter()
+    turn = clock(weights.device)
     for number in count(1):
         for place in range(len(scans)):
             which = (place + number) % len(scans)
             _time(scans[which], inputs, weights, results[which])
-        now = time.perf_counter()
+        now = clock(weights.device)
         if (number >= repeats and now - begin > SHORTEST) or now - begin + (now - turn) > seconds:
             break
         turn = now
@@ -101,9 +101,10 @@ def measure(inputs: Sequence[Tensor], scans: Sequence[Scan], repeats: int, secon
     return results
 
 
-def _both(scan: Scan, inputs: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
+def both(scan: Scan, inputs: Sequence[Tensor], weights: Tensor | None = None) -> list[Tensor]:
+    """Run forward and backward; return the output and the gradients of its weighted sum by the inputs."""
     y = scan(*inputs)
-    return [y.detach(), *torch.autograd.grad(y, inputs, weights.to(y.dtype))]
+    return [y.detach(), *torch.autograd.grad(y, inputs, torch.ones_like(y) if weights is None else weights.to(y.dtype))]
 
 
 def _remember(scan: Scan, inputs: Sequence[Tensor], weights: Tensor, result: Result) -> list[Tensor]:
@@ -112,7 +113,7 @@ def _remember(scan: Scan, inputs: Sequence[Tensor], weights: Tensor, result: Res
         scan(*inputs)
     result.memory[0] = peak.bytes
     with _Peak(weights.device) as peak:
-        out = _both(scan, inputs, weights)
+        out = both(scan, inputs, weights)
     result.memory[1] = peak.bytes
     return out
 
@@ -129,7 +130,7 @@ def _time(scan: Scan, inputs: Sequence[Tensor], weights: Tensor, result: Result)
 
     with torch.no_grad():
         result.forward = min(result.forward, seconds(lambda: scan(*inputs)))
-    result.both = min(result.both, seconds(lambda: _both(scan, inputs, weights)))
+    result.both = min(result.both, seconds(lambda: both(scan, inputs, weights)))
     result.turns += 1
 
 
