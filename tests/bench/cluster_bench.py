@@ -8,7 +8,7 @@ from unetkit.bench.folder import RUNNING, read_bench_folder
 from unetkit.engine.log import read_log
 
 PATIENCE = 600.0
-STEPS = 600
+STEPS = 300
 CELLS = {"data": {"dataset": "phantom2d", "cases": 4, "generator": {"size": [32, 32]}, "patch_size": [32, 32]}}
 MODELS = [{"name": "unet", "widths": [4, 8], "label": "tiny"}, {"name": "unet", "widths": [4, 6], "label": "other"}]
 BROKEN_MODEL = {"name": "unext_s", "label": "broken", "widths": [1, 2]}
@@ -65,4 +65,5 @@ def steps(folder, job):
 
 
 def under_way(folder):
-    return [job for job in folder.jobs if folder.state(job) == RUNNING and len(steps(folder, job)) > 2]
+    """Jobs that run and have saved a checkpoint or two."""
+    return [job for job in folder.jobs if folder.state(job) == RUNNING and max(steps(folder, job), default=0) > 40]

@@ -90,7 +90,7 @@ def test_a_killed_node_loses_no_job_and_changes_no_score(cluster, tmp_path):
         assert steps(folder, job) == steps(here, here.job(job.name))
 
 
-def test_ctrl_c_saves_the_checkpoints_and_this_machine_goes_on(cluster, tmp_path):
+def test_ctrl_c_saves_the_checkpoints_and_this_machine_goes_on(cluster, tmp_path, capsys):
     folder = open_bench(checked_bench(tree(tmp_path, MODELS[0])), "mine")
     (job,) = folder.jobs
     driver = started(f"run={folder.path}", "engine=ray", f"engine.address={cluster.address}")
@@ -105,7 +105,8 @@ def test_ctrl_c_saves_the_checkpoints_and_this_machine_goes_on(cluster, tmp_path
     assert run_bench(folder, shown=False) == {DONE: 1}
     assert steps(folder, job)[: len(reached)] == reached
 
-    engine = open_engine(EngineSection(name="ray", address=cluster.address), folder.path, "auto", 1)
+    engine = open_engine(EngineSection(name="ray", address=cluster.address, cpus=64), folder.path, "auto", 1)
+    assert "no machine of the Ray cluster has engine.cpus=64" in capsys.readouterr().err
     assert engine.gone(Maker(socket.gethostname(), process))
     assert not engine.gone(Maker(socket.gethostname(), os.getpid()))
     assert not engine.gone(Maker("no_machine_of_this_cluster", process))
