@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import Case, Result, both, measure
+from timing import Case, Result, both, measure, status
 
 BUSY = 10
 """How much longer than the limit a process may take on a machine that has other work."""
@@ -29,7 +29,8 @@ def run(operator: str, length: int, row: str, options: argparse.Namespace) -> di
     words += ["--repeats", options.repeats, "--threads", options.threads, "--memory", options.memory]
     words += ["--peers", options.peers] if options.peers else []
     command = [sys.executable, str(Path(__file__).parent), *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # unbuffered, so that reading the first line leaves the rest to `communicate`
+    with subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()  # imports are over, and on a GPU kernels compiled
         try:
@@ -41,7 +42,7 @@ def run(operator: str, length: int, row: str, options: argparse.Namespace) -> di
     if process.returncode == -signal.SIGXCPU:
         return f"> {options.limit:.0f} s"
     if process.returncode:
-        lines = err.strip().splitlines() or [f"ended by signal {-process.returncode}"]
+        lines = err.decode().strip().splitlines() or [f"ended by signal {-process.returncode}"]
         return f"failed: {lines[-1][:200]}"
     answer = json.loads(out.strip().splitlines()[-1])
     return answer.get("skipped", answer)
@@ -78,10 +79,10 @@ def child(case: Case, options: argparse.Namespace) -> None:
 
 
 def _bound(seconds: float, gib: float) -> None:
-    """Let the system end this process after so many seconds of all its threads, and refuse it more memory."""
+    """Let the system end this process after so many seconds more of all its threads, and refuse it more memory."""
     end = math.ceil(time.process_time() + seconds)
     resource.setrlimit(resource.RLIMIT_CPU, (end, end + 5))
-    most = int(gib * 2**30)
+    most = status("VmData") + int(gib * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
