@@ -18,6 +18,16 @@ def bench(**changed):
     return checked_bench({**TREE, **changed})
 
 
+@pytest.mark.parametrize("steps", [1, 3, 7 * 43, 120, 1000, 20_000])
+@pytest.mark.parametrize("validations", [1, 2, 3])
+def test_a_budget_is_spent_to_the_last_step(steps, validations):
+    wanted = {"steps": steps * validations, "validations": validations}
+    train = next(iter(jobs_of(bench(budget=wanted)))).recipe.train
+    assert train.epochs * train.steps_per_epoch == steps * validations
+    assert validations <= train.epochs <= 50
+    assert train.epochs // train.validate_every >= validations
+
+
 def test_every_model_meets_every_data_set_and_seed():
     jobs = list(jobs_of(bench()))
     assert len({job.name for job in jobs}) == len(jobs) == 3 * 2 * 2
@@ -92,6 +102,7 @@ def test_what_starts_the_jobs_changes_none_of_them():
         ({"models": [{"name": "unet", "label": "a/b"}]}, "name of a folder"),
         ({"seeds": [1, 1]}, "hold one twice"),
         ({"budget": {}}, "give steps=NUMBER, minutes=NUMBER"),
+        ({"budget": {"steps": 101}}, "cannot be divided into 5 or more epochs of equal length; give 100 or 105"),
         ({"recipe": {"train": {"epochs": 5}}}, "train.epochs is decided by budget"),
         ({"recipe": {"seed": 5}}, "seed is decided by the benchmark"),
         ({"per_model": {"unat": {}}}, "did you mean 'unet'"),

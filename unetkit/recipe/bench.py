@@ -24,7 +24,7 @@ _SETTLED = ("seed", "output", "name", "task", "description")
 """Keys of a recipe that the benchmark decides for each job."""
 _BUDGETED = ("epochs", "steps_per_epoch", "max_minutes", "patience", "select")
 _LABEL = re.compile(r"[\w.+-]+")
-# An epoch of so many steps, so that validation and learning rate move on at the same steps for every model.
+# At most, so that validation and learning rate move on at the same steps for every model.
 _EPOCHS = 50
 
 
@@ -39,7 +39,19 @@ class Budget(Section):
     def _agrees(self) -> Budget:
         if self.steps is None and self.minutes is None:
             raise ValueError("give steps=NUMBER, minutes=NUMBER, or both: whichever comes first ends a job")
+        if self.steps is not None and not self.epochs():
+            below = self.steps // self.validations * self.validations
+            raise ValueError(
+                f"steps={self.steps} cannot be divided into {self.validations} or more epochs of equal length; give "
+                f"{below} or {below + self.validations}"
+            )
         return self
+
+    def epochs(self) -> int:
+        """Return into how many epochs of equal length the steps are divided; 0 where they cannot be."""
+        assert self.steps is not None
+        least, most = min(self.validations, self.steps), min(max(self.validations, _EPOCHS), self.steps)
+        return next((n for n in range(most, least - 1, -1) if self.steps % n == 0), 0)
 
 
 class Transfer(Section):
@@ -225,8 +237,8 @@ def _budget(bench: BenchRecipe) -> Tree:
     """Return the keys by which every job trains equally long."""
     budget, train = bench.budget, dict[str, Any]()
     if budget.steps is not None:
-        epochs = max(1, min(_EPOCHS, budget.steps // max(1, budget.validations)))
-        train = {"epochs": epochs, "steps_per_epoch": max(1, budget.steps // epochs)}
+        epochs = budget.epochs()
+        train = {"epochs": epochs, "steps_per_epoch": budget.steps // epochs}
         train["validate_every"] = max(1, epochs // budget.validations)
     if budget.minutes is not None:
         train["max_minutes"] = budget.minutes
