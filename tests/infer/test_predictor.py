@@ -9,7 +9,7 @@ from PIL import Image
 from unetkit.checkpoint import load_checkpoint, save_checkpoint
 from unetkit.data.preprocess import Prepared, preprocess
 from unetkit.errors import CheckpointError, DataError, RecipeError, ShapeError
-from unetkit.infer.device import check_torch, pick_compute, pick_device
+from unetkit.infer.device import Compute, check_torch, pick_compute, pick_device
 from unetkit.infer.load import load
 from unetkit.infer.predictor import Predictor
 from unetkit.infer.sliding import sliding_window
@@ -191,6 +191,17 @@ def test_fast_formats_of_the_hardware_change_hardly_anything(save_run, make_plan
     assert not any(isinstance(m, torch.nn.InstanceNorm3d) for m in fast.network.modules())
     assert fast.windows.channels_last == fast.compute.channels_last
     assert np.abs(fast.probabilities((array, (1.0, 1.0, 2.0))) - exact).mean() < 0.02
+
+
+def test_weights_that_are_no_kernels_stay_as_they_are(save_run, make_plan, array, monkeypatch):
+    # EGE-UNet multiplies by learned maps of four axes, which have no channels_last form among volumes
+    run = save_run(make_plan(patch_size=(32, 32, 32)), model={"name": "egeunet"})
+    exact = load(run, "cpu").probabilities((array, (1.0, 1.0, 2.0)))
+    fast = Compute(torch.device("cpu"), torch.bfloat16, channels_last=True)
+    monkeypatch.setattr("unetkit.infer.predictor.pick_compute", lambda *given: fast)
+    predictor = load(run, "cpu")
+    assert predictor.windows.channels_last
+    assert np.abs(predictor.probabilities((array, (1.0, 1.0, 2.0))) - exact).mean() < 0.1
 
 
 def test_a_network_in_training_goes_on_training(save_run, array, make_plan):

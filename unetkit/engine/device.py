@@ -27,16 +27,6 @@ def choose_memory_format(
     return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
-@torch.no_grad()
-def lay_out(network: nn.Module, memory_format: torch.memory_format, dims: int) -> None:
-    """Bring the convolution weights (those of dims + 2 axes) into a memory format, in place."""
-    if memory_format is not torch.contiguous_format:
-        for p in network.parameters():
-            if p.ndim == dims + 2:
-                # by data, so that the parameter stays the one that the optimiser knows
-                p.data = p.data.to(memory_format=memory_format)
-
-
 @contextmanager
 def library_switches(device: torch.device, deterministic: bool, threads: int) -> Iterator[None]:
     """Choose cuDNN's fastest kernels for fixed shapes, or only deterministic ones, and threads; undo it afterwards."""

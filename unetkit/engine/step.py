@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unetkit.engine.device import choose_memory_format, lay_out
+from unetkit.engine.device import choose_memory_format
 from unetkit.engine.distributed import ALONE, Group
 from unetkit.engine.ema import Ema
 from unetkit.engine.losses.objective import ForwardLoss, Objective
@@ -18,6 +18,7 @@ from unetkit.engine.losses.pool import Pool
 from unetkit.engine.optim import build_optimizer, set_learning_rate
 from unetkit.engine.parallel import start_parallel
 from unetkit.engine.precision import Precision, choose_format
+from unetkit.infer.device import lay_out
 from unetkit.recipe.training import TrainSection
 
 

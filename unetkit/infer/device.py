@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from unetkit.errors import ModelError, RecipeError
 
@@ -66,3 +67,13 @@ def pick_compute(device: torch.device, precision: str = "auto") -> Compute:
 
 def _cpu_has_bf16() -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+@torch.no_grad()
+def lay_out(network: nn.Module, memory_format: torch.memory_format, dims: int) -> None:
+    """Bring the convolution weights (those of dims + 2 axes) into a memory format, in place."""
+    if memory_format is not torch.contiguous_format:
+        for p in network.parameters():
+            if p.ndim == dims + 2:
+                # by data, so that the parameter stays the one that the optimiser knows
+                p.data = p.data.to(memory_format=memory_format)

@@ -21,7 +21,7 @@ from unetkit.data.labels import decode
 from unetkit.data.preprocess import Prepared, preprocess
 from unetkit.data.restore import Band, nearest_labels
 from unetkit.errors import CheckpointError, RecipeError
-from unetkit.infer.device import Compute, check_torch, pick_compute, pick_device
+from unetkit.infer.device import Compute, check_torch, lay_out, pick_compute, pick_device
 from unetkit.infer.forward import WindowSettings
 from unetkit.infer.inputs import Image, check_image, image_dims, open_image, open_previous
 from unetkit.infer.instances import check_instance_settings, foreground, separated
@@ -268,7 +268,7 @@ def _ready(network: nn.Module, compute: Compute, dims: int) -> nn.Module:
     """Bring a network into the form that predicts fastest on a device; its outputs stay the same."""
     network = optimise_for_inference(network.to(compute.device).requires_grad_(False), compute.device)
     if compute.channels_last and not _copies_to_contiguous(network):
-        network = network.to(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
+        lay_out(network, torch.channels_last if dims == 2 else torch.channels_last_3d, dims)
     return network
 
 
