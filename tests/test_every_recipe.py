@@ -27,6 +27,7 @@ NARROW = {
     "nnformer": {"embed_dim": 24},
     "r2unet": {"widths": FIVE},
     "sam_unet": {"hidden": 64, "resnet": "resnet34"},
+    "swin_umamba": {"width": 16, "depths": [1, 1, 1, 1]},
     "swin_unet": {"embed_dim": 24},
     "transdae": DEEP,
     "transnorm": HYBRID,
