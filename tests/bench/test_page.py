@@ -26,16 +26,16 @@ COSTS = {
 }
 
 
-def verdict(target, seed=0):
+def verdict(target, seed=0, runs=2):
     rng = np.random.default_rng(seed)
-    values = np.array([0.8, 0.8, 0.6])[:, None, None] + 0.02 * rng.standard_normal((3, 2, 25))
+    values = np.array([0.8, 0.8, 0.6])[:, None, None] + 0.02 * rng.standard_normal((3, runs, 25))
     cases = tuple(f"c{i}" for i in range(25))
     return judge(Scores(target, "iou", tuple(FAMILIES), cases, cases, values), COSTS)
 
 
-@pytest.fixture(scope="module")
-def page():
-    parts = [Part(f"<{t}>", verdict(t, n), COSTS, {"dice": dict.fromkeys(FAMILIES, 0.9)}) for n, t in enumerate("ab")]
+def rendered(runs=2):
+    verdicts = {t: verdict(t, n, runs) for n, t in enumerate("ab")}
+    parts = [Part(f"<{t}>", v, COSTS, {"dice": dict.fromkeys(FAMILIES, 0.9)}) for t, v in verdicts.items()]
     together = overall([part.verdict for part in parts])
     return render_bench(
         BenchData(
@@ -50,6 +50,16 @@ def page():
             {"unetkit": "1"},
         )
     )
+
+
+@pytest.fixture(scope="module")
+def page():
+    return rendered()
+
+
+def test_a_single_training_is_said_to_leave_its_chance_out(page):
+    assert "trained only once" in rendered(runs=1)
+    assert "trained only once" not in page
 
 
 def test_the_page_asks_no_server_for_anything_and_escapes_names(page):

@@ -104,12 +104,22 @@ def _notes(data: BenchData) -> str:
         notes += (
             f"<div class=note>Not finished: {counted(data.waiting, 'job')}. Everything here may still change.</div>"
         )
+    if min(_runs(data)) == 1:
+        notes += (
+            "<div class=note>Some models were trained only once: how much another training would differ is not in "
+            "their intervals, which are too narrow for that.</div>"
+        )
     return notes
 
 
+def _runs(data: BenchData) -> set[int]:
+    """Return how many runs models have on data sets."""
+    values = [part.verdict.scores.values for part in data.parts]
+    return {int(n) for v in values for n in (~np.isnan(v).all(axis=2)).sum(axis=1)}
+
+
 def _facts(data: BenchData) -> dict[str, str]:
-    scores = [part.verdict.scores for part in data.parts]
-    runs = {int(n) for s in scores for n in (~np.isnan(s.values).all(axis=2)).sum(axis=1)}
+    scores, runs = [part.verdict.scores for part in data.parts], _runs(data)
     return {
         "Models": str(len(data.families)),
         "Data sets": str(len(data.parts)),
