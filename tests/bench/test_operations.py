@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from unetkit import create_model
-from unetkit.bench.operations import flops, kept_bytes, thop_macs, trainable, without_content
+from unetkit.bench.operations import flops, kept_bytes, moved_bytes, thop_macs, trainable, without_content
+from unetkit.blocks.scan import selective_scan
 
 
 def counted(name, size=256, **options):
@@ -58,3 +59,24 @@ def test_kept_maps_are_those_that_the_backward_pass_reads():
 def test_counts_take_no_memory_for_content():
     network = counted("unet3p")
     assert {p.device for p in network.parameters()} == {torch.device("meta")}
+
+
+def test_bytes_moved_are_those_of_what_operators_take_and_give():
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Identity())
+    taken, weights, given = 2 * 3 * 10 * 12, 8 * 3 * 9 + 8, 2 * 8 * 10 * 12
+    assert moved_bytes(layers, (2, 3, 10, 12)) == 4 * (taken + weights + given)
+
+
+def test_a_scan_moves_its_tokens_once_however_many_states_it_has():
+    class Scan(nn.Module):
+        def __init__(self, states):
+            super().__init__()
+            self.rates = nn.Parameter(-torch.ones(6, states))
+            self.gates = nn.Parameter(torch.ones(1, states, 20))
+
+        def forward(self, x):
+            return selective_scan(x, x, self.rates, self.gates, self.gates)
+
+    tokens = [moved_bytes(Scan(states), (1, 6, 20)) - 4 * (6 * states + 2 * 20 * states) for states in (2, 32)]
+    # x and its steps taken, y given: no state of any token
+    assert tokens == [4 * 3 * 6 * 20] * 2

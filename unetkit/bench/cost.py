@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unetkit.bench.operations import flops, kept_bytes, thop_macs, trainable, without_content
+from unetkit.bench.operations import flops, kept_bytes, moved_bytes, thop_macs, trainable, without_content
 from unetkit.bench.timing import PASSES, Timing, best_batch, time_network
 from unetkit.engine.losses import build_loss
 from unetkit.engine.precision import Format, choose_format
@@ -52,10 +52,10 @@ class CostRow:
     """One network's cost for one image of `size`, the next legal one where the model refuses the size asked for.
 
     `params_m` trainable, in millions; `gflops` of a forward pass by torch's counter and `gmacs` half of them, or those
-    of thop where asked for; `activation_mb` of maps kept in training and `step_mb` of a whole training step at batch 1
-    (AdamW, fp32), both in 1e6 bytes; times in ms at batch 1, `per_second` at batch 1 and `most_per_second` at
-    `best_batch`; `to_reference`: time over that of U-Bench's U-Net, measured beside it. None is not measured, `note`
-    says why.
+    of thop where asked for; `moved_mb` that operators read and write in it at least; `activation_mb` of maps kept in
+    training and `step_mb` of a whole training step at batch 1 (AdamW, fp32), all in 1e6 bytes; times in ms at batch 1,
+    `per_second` at batch 1 and `most_per_second` at `best_batch`; `to_reference`: time over that of U-Bench's U-Net,
+    measured beside it. None is not measured, `note` says why.
     """
 
     name: str
@@ -65,6 +65,7 @@ class CostRow:
     params_m: float | None = None
     gflops: float | None = None
     gmacs: float | None = None
+    moved_mb: float | None = None
     activation_mb: float | None = None
     step_mb: float | None = None
     ms: float | None = None
@@ -139,6 +140,7 @@ def _counted(
         "params_m": trainable(network) / 1e6,
         "gflops": operations / 1e9,
         "gmacs": thop_macs(network, shape) / 1e9 if thop else operations / 2e9,
+        "moved_mb": moved_bytes(network, shape) / 1e6,
         **_of_training(network, shape),
     }
 

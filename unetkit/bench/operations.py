@@ -19,11 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from unetkit.blocks.layers import ChannelNorm, Conv2d, Conv3d
 from unetkit.blocks.swin import Join
 
+_NOTHING_MOVES = (torch.ops.aten.empty, torch.ops.aten.detach, torch.ops.aten._unsafe_view)
 _INTERPOLATED = {"nearest": 1, "linear": 5, "bilinear": 11, "bicubic": 259}
 
 
@@ -48,6 +51,18 @@ def flops(network: nn.Module, shape: Sequence[int], *, scans: bool = True) -> in
             parameter.requires_grad_(True)
     counted = counter.get_flop_counts()["Global"]
     return sum(int(n) for operator, n in counted.items() if scans or not str(operator).startswith("unetkit."))
+
+
+def moved_bytes(network: nn.Module, shape: Sequence[int]) -> int:
+    """Return the bytes that the operators of a forward pass in evaluation read and write at least, fp32.
+
+    Each operator by itself, a scan as one, every tensor once; views move nothing. What a device does over its
+    bandwidth bounds the time from below.
+    """
+    image = _input(network, shape)
+    with torch.no_grad(), _Moving() as moving:
+        network.eval()(image)
+    return moving.bytes
 
 
 def kept_bytes(network: nn.Module, shape: Sequence[int]) -> int:
@@ -96,6 +111,22 @@ class _Resizing(TorchFunctionMode):
             mode = (kwargs or {}).get("mode", args[3] if len(args) > 3 else "nearest")
             self.counted.append(_INTERPOLATED.get(mode, 0) * out.numel())
         return out
+
+
+class _Moving(TorchDispatchMode):
+    """Adds up the bytes of what operators take and give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if not (func.is_view or func.overloadpacket in _NOTHING_MOVES):
+            tensors = [t for t in tree_leaves((args, kwargs, found)) if isinstance(t, Tensor)]
+            # what is changed in place is given and taken
+            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return found
 
 
 def without_content(build: Callable[[], nn.Module]) -> nn.Module:
