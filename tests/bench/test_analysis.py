@@ -6,6 +6,7 @@ import pytest
 from unetkit.bench.analysis import Scores, collect, judge, overall, pareto
 from unetkit.bench.anchors import UBENCH_UNET_FPS
 from unetkit.bench.folder import open_bench
+from unetkit.bench.report import bench_data
 from unetkit.bench.uscore import u_score
 from unetkit.errors import DataError
 from unetkit.recipe.bench import checked_bench
@@ -38,7 +39,7 @@ def test_scores_are_models_by_runs_by_the_cases_that_all_have(tmp_path):
         "unet": {0: {"a": 0.5, "b": 0.6, "c": 0.7}, 1: {"a": 0.7, "b": 0.6, "c": 0.5}},
         "unetpp": {0: {"a": 0.9, "b": 0.8}},
     }
-    found = collect(folder(tmp_path, results).results(), "iou", pretrained=False)["cells"]
+    found = collect(list(folder(tmp_path, results).results()), "iou", pretrained=False)["cells"]
     assert (found.models, found.cases, found.groups, found.dropped) == (("unet", "unetpp"), ("a", "b"), ("p1", "p1"), 1)
     np.testing.assert_allclose(found.values[0], [[0.5, 0.6], [0.7, 0.6]])
     assert np.isnan(found.values[1, 1]).all()
@@ -48,13 +49,15 @@ def test_scores_are_models_by_runs_by_the_cases_that_all_have(tmp_path):
 def test_networks_that_start_trained_are_in_a_table_of_their_own(tmp_path):
     results = {"unet": {0: {"a": 0.5}}, "unetpp": {0: {"a": 0.9}}, "pretrained": {}}
     bench = folder(tmp_path, results)
-    assert collect(bench.results(), "iou", pretrained=False)["cells"].models == ("unet",)
-    assert collect(bench.results(), "iou", pretrained=True)["cells"].models == ("unetpp",)
+    assert collect(list(bench.results()), "iou", pretrained=False)["cells"].models == ("unet",)
+    assert collect(list(bench.results()), "iou", pretrained=True)["cells"].models == ("unetpp",)
 
 
 def test_models_without_a_case_in_common_cannot_be_compared(tmp_path):
     with pytest.raises(DataError, match="no case that every model was scored on"):
-        collect(folder(tmp_path, {"unet": {0: {"a": 1}}, "unetpp": {0: {"b": 1}}}).results(), "iou", pretrained=False)
+        collect(
+            list(folder(tmp_path, {"unet": {0: {"a": 1}}, "unetpp": {0: {"b": 1}}}).results()), "iou", pretrained=False
+        )
 
 
 def scores(means, runs=2, cases=30, spread=0.01):
@@ -120,3 +123,18 @@ def test_the_pareto_front_holds_what_nothing_beats():
     # better and cheaper than the second; the last costs as much as the first and is worse
     assert pareto([0.8, 0.7, 0.9, 0.75], [5, 6, 9, 5]) == [0, 2]
     assert pareto([0.8, 0.8], [5, 5]) == [0, 1]
+
+
+def test_a_metric_of_one_data_set_is_not_lost_by_another(tmp_path):
+    sets = {name: {"data": {"dataset": "phantom2d"}} for name in ("cells", "organs")}
+    results = {model: {0: {"a": 0.5, "b": 0.6}} for model in ("unet", "unetpp")}
+    bench = folder(tmp_path, results, seeds=[0], datasets=sets)
+    for job, result in bench.results():
+        for of_class in result["scores"]["cases"].values():
+            of_class["cell"]["ap50"] = 0.25 if job.dataset == "cells" else None
+        bench.write_result(job, result)
+    data = bench_data(bench, list(bench.results()), {}, "iou", False, "cpu", pictures=False)
+    assert {part.title: part.others.get("ap50") for part in data.parts} == {
+        "cells": {"unet": 0.25, "unetpp": 0.25},
+        "organs": None,
+    }

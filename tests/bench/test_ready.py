@@ -54,8 +54,12 @@ def test_what_is_done_is_not_asked_for_its_data_again(tmp_path):
     folder = bench(tmp_path, {"cells": {"root": str(tmp_path / "gone")}}, seeds=[0])
     with pytest.raises(DataError, match="gone"):
         require_data(folder)
-    folder.write_result(folder.jobs[0], {"model": "unet"})
+    folder.write_failure(folder.jobs[0], "no data")
     require_data(folder)
+    with pytest.raises(DataError, match="gone"):
+        require_data(folder, retry=True)
+    folder.write_result(folder.jobs[0], {"model": "unet"})
+    require_data(folder, retry=True)
 
 
 def test_sizes_of_other_data_are_lists_as_in_a_recipe():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
@@ -76,7 +76,7 @@ class Verdict:
         return [int(i) for i in np.argsort(-self.draws.means, kind="stable")]
 
 
-Results = Iterable[tuple[BenchJob, Mapping[str, Any]]]
+Results = Collection[tuple[BenchJob, Mapping[str, Any]]]
 """Jobs that are done, with what they came to."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unetkit.bench.folder import DONE, BenchFolder
+from unetkit.bench.folder import BROKEN, DONE, BenchFolder
 from unetkit.data.datasets import open_dataset
 from unetkit.data.splits import make_split
 from unetkit.errors import DataError, UnetkitError
@@ -10,12 +10,14 @@ from unetkit.evaluation.cases import cases_of_other, ids_of_side, other_data
 from unetkit.recipe.bench import BenchJob
 
 
-def require_data(folder: BenchFolder) -> None:
-    """Open the data sets of all jobs that are not done, and the other data that their networks are tested on.
+def require_data(folder: BenchFolder, *, retry: bool = False) -> None:
+    """Open the data sets of all jobs that are to be done, and the other data that their networks are tested on.
 
+    `retry`: failed jobs are to be done again.
     Raises DataError that names every data set with its fault.
     """
-    first = {job.dataset: job for job in reversed(folder.jobs) if folder.state(job) != DONE}
+    skipped = {DONE} if retry else {DONE, BROKEN}
+    first = {job.dataset: job for job in reversed(folder.jobs) if folder.state(job) not in skipped}
     faults = []
     for dataset, job in first.items():
         for where, check in {f"datasets.{dataset}": _own, f"zero_shot of {dataset}": _others}.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +135,10 @@ def _judged(folder: BenchFolder, scores: Scores, costs: Mapping[str, dict[str, A
 
 def _means(results: Results, metric: str, pretrained: bool) -> dict[str, dict[str, float]]:
     """Return the means of a metric over runs and cases, by tested data set and model; nothing where it is undefined."""
-    try:
-        found = collect(results, metric, pretrained)
-    except DataError:  # a metric that is defined in no case of some run
-        return {}
+    found: dict[str, Scores] = {}
+    for dataset in {job.dataset for job, _ in results}:
+        with suppress(DataError):  # a metric that is defined in no case of some run, as AP is without objects
+            found |= collect([(job, result) for job, result in results if job.dataset == dataset], metric, pretrained)
     means = {target: np.nanmean(scores.values, axis=(1, 2)) for target, scores in found.items()}
     return {target: dict(zip(found[target].models, map(float, of), strict=True)) for target, of in means.items()}
 

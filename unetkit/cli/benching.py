@@ -196,7 +196,7 @@ def _carry_out(folder: Any, args: RunWords, engine: EngineSection) -> Outcome:
     from unetkit.bench.ready import require_data
     from unetkit.bench.table import write_tables
 
-    require_data(folder)
+    require_data(folder, retry=args.retry)
     states = run_bench(folder, device=args.device, retry=args.retry, engine=engine)
     written, rows = write_tables(folder)
     document = {"run": str(folder.path), "jobs": states, "written": [str(path) for path in written]}
