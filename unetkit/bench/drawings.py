@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from unetkit.bench.analysis import pareto
+from unetkit.bench.names import Place, place_names
 
 # Of Okabe and Ito, told apart with every kind of colour blindness; one a family.
 COLOURS = {
@@ -56,7 +57,14 @@ def pareto_plot(points: Sequence[Point], axis: str, unit: str, metric: str) -> s
     path = " ".join(f"{x(points[i].cost):.1f},{y(points[i].score):.1f}" for i in sorted(front, key=lambda i: logs[i]))
     grid = [_across(value, y(value)) for value in _ticks(bottom, top)]
     grid += [_down(value, x(value)) for value in _decades(low, high)]
-    marks = [_mark(p, x(p.cost), y(p.score), y(p.low), y(p.high), i in front, unit) for i, p in enumerate(points)]
+    # Those that are always seen choose their places first, the best of them before the others.
+    order = sorted(range(len(points)), key=lambda i: (i not in front, -points[i].score))
+    spots = [(x(points[i].cost), y(points[i].score)) for i in order]
+    frame = (_LEFT, _TOP, _WIDE - 2, _HIGH - _BOTTOM)
+    places = dict(zip(order, place_names([points[i].name for i in order], spots, frame), strict=True))
+    marks = [
+        _mark(p, x(p.cost), y(p.score), y(p.low), y(p.high), i in front, unit, places[i]) for i, p in enumerate(points)
+    ]
     labels = (
         f'<text x="{(_WIDE + _LEFT) / 2}" y="{_HIGH - 8}" text-anchor="middle" font-size="13">{escape(axis)}</text>'
         f'<text transform="translate(15 {_HIGH / 2 - 10}) rotate(-90)" text-anchor="middle" font-size="13">'
@@ -133,15 +141,19 @@ def plots(drawn: Mapping[str, str], name: str) -> str:
     return f"<div class=plots><div class=choice>{choices}</div>{shown}<div class=tip hidden></div></div>"
 
 
-def _mark(p: Point, x: float, y: float, low: float, high: float, front: bool, unit: str) -> str:
+def _mark(p: Point, x: float, y: float, low: float, high: float, front: bool, unit: str, place: Place) -> str:
     tip = f"{p.name} ({p.family})\n{p.score:.3f} [{p.low:.3f}, {p.high:.3f}]\n{p.cost:.4g} {unit}"
     colour = colour_of(p.family)
-    side, gap = ("end", -9) if x > _WIDE - 150 else ("start", 9)
+    leader = (
+        f'<line class=name x1="{x:.1f}" y1="{y:.1f}" x2="{place.x:.1f}" y2="{place.y - 4:.1f}" stroke="{colour}"/>'
+        if place.led
+        else ""
+    )
     return (
         f'<g class="dot{" front" if front else ""}" tabindex=0 data-name="{escape(p.name)}" data-tip="{escape(tip)}">'
         f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" stroke="{colour}" stroke-opacity=".35" '
-        f'stroke-width="2"/><circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{colour}" stroke="#fff"/>'
-        f'<text class=name x="{x + gap:.1f}" y="{y - 8:.1f}" text-anchor="{side}">{escape(p.name)}</text>'
+        f'stroke-width="2"/>{leader}<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{colour}" stroke="#fff"/>'
+        f'<text class=name x="{place.x:.1f}" y="{place.y:.1f}" text-anchor="{place.anchor}">{escape(p.name)}</text>'
         f"<title>{escape(tip)}</title></g>"
     )
 
