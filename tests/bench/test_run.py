@@ -90,6 +90,12 @@ def test_a_killed_benchmark_goes_on_and_no_job_is_lost_or_done_twice(home, capsy
     split = json.loads((first.parent / "run" / "split.json").read_text())
     assert set(tested) == set(split["test"])
 
+    # what only further training would need is not kept, and is not silently trained anew
+    run = first.parent / "run"
+    assert [file.name for file in run.glob("*.safetensors")] == ["best.safetensors"]
+    assert main(["train", f"resume={run}"]) == 2
+    assert "a finished run without its last.safetensors" in capsys.readouterr().err
+
     code, document = told(capsys, "report", f"run={home / 'small'}", "seconds=0.3", "device=cpu")
     assert (code, list(document["reports"])) == (0, ["random"])
     page = (home / "small" / "report_random.html").read_text()

@@ -17,6 +17,7 @@ from unetkit.checkpoint import versions
 from unetkit.data.formats.files import first_line
 from unetkit.engine.log import read_log
 from unetkit.engine.result import machine
+from unetkit.engine.state import BEST, LAST
 from unetkit.engine.train import train
 from unetkit.errors import RecipeError, UnetkitError
 from unetkit.evaluation import Evaluation, cases_of_run, evaluate_run
@@ -68,6 +69,9 @@ def run_job(folder: BenchFolder, job: BenchJob, device: str = "auto", *, shown: 
     }
     result = {**about(job, run, device), "split": side, "groups": groups, "scores": scored, "zero_shot": moved}
     folder.write_result(job, result)
+    # a job is never trained on, and the moments of the optimiser are two thirds of what a benchmark would keep
+    if (run / BEST).is_file():
+        (run / LAST).unlink(missing_ok=True)
     return result
 
 

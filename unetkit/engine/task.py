@@ -88,9 +88,14 @@ def reopen_task(path: Path, group: Group = ALONE, changes: Mapping[str, Any] | N
     """Take recipe, plan and split from a run; only the data set is opened again. `changes` are as `resumed` takes them.
 
     With another number of processes than before, each takes another part of the same batch. Raises CheckpointError
-    if the folder is no run, or the batch cannot be divided so.
+    if the folder is no run or a finished one whose last checkpoint was removed, or the batch cannot be divided so.
     """
     folder = RunFolder(path)
+    if (path / "report.html").is_file() and not (path / LAST).is_file():
+        raise CheckpointError(
+            f"{path}: a finished run without its {LAST}, which going on needs; start a new one from its weights "
+            f"(train.init={path})"
+        )
     with group.together():
         recipe, origins, plan, split = folder.read()
         recipe = shared_out(resumed(recipe, changes or {}), plan, path, group.world)
