@@ -33,10 +33,11 @@ def verdict(target, seed=0, runs=2):
     return judge(Scores(target, "iou", tuple(FAMILIES), cases, cases, values), COSTS)
 
 
-def rendered(runs=2):
+def rendered(runs=2, foreign=False):
     verdicts = {t: verdict(t, n, runs) for n, t in enumerate("ab")}
     parts = [Part(f"<{t}>", v, COSTS, {"dice": dict.fromkeys(FAMILIES, 0.9)}) for t, v in verdicts.items()]
     together = overall([part.verdict for part in parts])
+    parts += [Part("a → c", verdict("c", 2, runs), COSTS, foreign=True)] if foreign else []
     return render_bench(
         BenchData(
             "tiny",
@@ -60,6 +61,11 @@ def page():
 def test_a_single_training_is_said_to_leave_its_chance_out(page):
     assert "trained only once" in rendered(runs=1)
     assert "trained only once" not in page
+
+
+def test_data_that_networks_were_not_trained_on_are_told_from_the_others(page):
+    assert "Every data set counts alike. " in page
+    assert "counts alike, but for those whose networks were trained on others." in rendered(foreign=True)
 
 
 def test_the_page_asks_no_server_for_anything_and_escapes_names(page):

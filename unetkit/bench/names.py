@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 HEIGHT = 13.0
-_LETTER = 6.5
-"""Mean width of a letter of 12 px, a little wide so that no font surprises."""
+_LETTER = 7.3
+"""Mean width of a letter of 12 px in the widest of the usual fonts."""
 _RADIUS = 7.0
 _GAPS = (9.0, 15.0, 24.0, 36.0, 50.0, 66.0)
 _FAR = 13.0

@@ -37,6 +37,8 @@ class Part:
     others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Metric -> model -> mean."""
     phantom: bool = False
+    foreign: bool = False
+    """Whether its networks were trained on another data set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,11 +133,12 @@ def _facts(data: BenchData) -> dict[str, str]:
 def _together(data: BenchData) -> str:
     assert data.together is not None
     models, draws = data.together
+    foreign = ", but for those whose networks were trained on others" if any(p.foreign for p in data.parts) else ""
     order = np.argsort(-draws.means, kind="stable")
     rows = [_row(models[i], data.families, draws, int(i)) for i in order]
     return (
-        "<p>Every data set counts alike. Intervals draw cases and training runs anew, for each data set by itself. "
-        f"Ranks hold over the draws with a mean Kendall tau of {draws.stability():.2f}.</p>"
+        f"<p>Every data set counts alike{foreign}. Intervals draw cases and training runs anew, for each data set by "
+        f"itself. Ranks hold over the draws with a mean Kendall tau of {draws.stability():.2f}.</p>"
         + _sortable(["Model", "Family", "Mean", "95 % CI", "Rank, 95 %", "First"], rows)
     )
 

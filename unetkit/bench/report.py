@@ -151,7 +151,8 @@ def _part(
     named = folder.bench.datasets.get(target, {}).get("data", {}).get("dataset")
     known = DATASETS.get(str(named))
     title = target if source == target else f"{source} → {target}"
-    return Part(title, verdict, costs_of(costs, source), also, known is not None and known.generated)
+    phantom = known is not None and known.generated
+    return Part(title, verdict, costs_of(costs, source), also, phantom, source != target)
 
 
 def _source(folder: BenchFolder, target: str) -> str:
