@@ -6,9 +6,10 @@ from unetkit.errors import RecipeError
 from unetkit.recipe.bench import checked_bench, jobs_of, labelled, other_engine, read_bench
 from unetkit.recipe.cluster import EngineSection
 
+CELLS = {"data": {"dataset": "phantom2d"}}
 TREE = {
     "models": ["unet", {"name": "unet", "widths": [4, 8]}, {"name": "unetpp", "label": "nested"}],
-    "datasets": {"cells": {"data": {"dataset": "phantom2d"}}, "own": {"data": {"root": "kvasir"}}},
+    "datasets": {"cells": CELLS, "own": {"data": {"root": "kvasir"}}},
     "seeds": [3, 5],
     "budget": {"steps": 100},
 }
@@ -114,6 +115,22 @@ def test_what_starts_the_jobs_changes_none_of_them():
         ({"engine": {"name": "ray", "partition": "gpu"}}, "partition is not used with ray, which takes at_once"),
         ({"engine": {"cpus": 4}}, "cpus is not used with local"),
         ({"engine": {"name": "slurm", "minutes": 5, "gpus": 0.5}}, "whole GPUs"),
+        ({"models": [{"name": "unet", "label": ".."}]}, r"label '\.\.' is the name of a folder"),
+        ({"models": [{"widths": [4, 8]}]}, "has no name"),
+        ({"datasets": {"../x": CELLS}}, r"data set '\.\./x' is the name of a folder"),
+        ({"datasets": {"cells": {"data": None}}}, "data=None: expected a section of keys"),
+        ({"datasets": {"cells": {**CELLS, "train": 5}}}, "train=5: expected a section of keys"),
+        ({"recipe": {"train": None}}, "train=None: expected a section of keys"),
+        ({"recipe": {"train": {"validate_every": 2}}}, "train.validate_every is decided by budget"),
+        ({"per_model": {"nested": {"model": {"deep_supervision": True}}}}, "model is decided by `models`"),
+        ({"data_root": "in", "datasets": {"cells": {"data": {"root": 5}}}}, "data.root=5: expected a text"),
+        ({"datasets": {"cells": {**CELLS, "models": ["nested", "nested"]}}}, "one stands twice"),
+        ({"datasets": {"cells": {**CELLS, "models": [{"name": "unet"}]}}}, "is no model of this benchmark"),
+        # its scores would stand among those of networks that were trained on it
+        ({"zero_shot": {"own": {"source": "cells", "data": {"root": "x"}}}}, "call it cells_to_own"),
+        ({"zero_shot": {"x": {"source": "cells", "data": {}}}}, "give root=FOLDER or dataset=NAME"),
+        ({"zero_shot": {"x": {"source": "cells", "data": {"rot": "x", "root": "y"}}}}, "zero_shot.x.data.*'rot'"),
+        ({"zero_shot": {"x": {"source": "cells", "data": {"root": "y", "split": {}}}}}, "tested as a whole"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(changed, said):

@@ -16,7 +16,7 @@ from unetkit.recipe.cluster import EngineSection, EngineWord, engine_over, engin
 from unetkit.recipe.faults import explain_faults
 from unetkit.recipe.find import find_bench, list_benches
 from unetkit.recipe.merge import merged, recipe_from_json
-from unetkit.recipe.schema import Recipe
+from unetkit.recipe.schema import DataSection, Recipe
 from unetkit.recipe.section import Positive, PositiveFloat, Section
 from unetkit.recipe.words import Tree, nest, parse_words, read_yaml
 
@@ -95,6 +95,13 @@ class BenchRecipe(Section):
     def _agrees(self) -> BenchRecipe:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds} hold one twice; a seed is a training of its own")
+        if wrong := [name for name in (*self.datasets, *self.zero_shot) if not _is_folder_name(name)]:
+            raise ValueError(f"data set '{wrong[0]}' is the name of a folder; use letters, digits, . _ + -")
+        if both := [name for name in self.zero_shot if name in self.datasets]:
+            raise ValueError(
+                f"zero_shot.{both[0]} has the name of a data set that is trained on, and their scores would mix; "
+                f"call it {self.zero_shot[both[0]].source}_to_{both[0]}"
+            )
         for name, transfer in self.zero_shot.items():
             if transfer.source not in self.datasets:
                 raise ValueError(
@@ -189,8 +196,7 @@ def jobs_of(bench: BenchRecipe) -> Iterator[BenchJob]:
     for seed in bench.seeds:
         for dataset, keys in bench.datasets.items():
             own = {key: value for key, value in keys.items() if key != "models"}
-            transfers = {n: _placed(bench, {"data": t.data})["data"] for n, t in bench.zero_shot.items()
-                         if t.source == dataset}  # fmt: skip
+            transfers = {n: _other(bench, n, t.data) for n, t in bench.zero_shot.items() if t.source == dataset}
             for label in meant[dataset]:
                 model = models[label]
                 parts = [bench.recipe, own, bench.per_model.get(label, {}), {"model": model}, _budget(bench)]
@@ -206,11 +212,13 @@ def _meant(dataset: str, own: Tree, models: Mapping[str, Tree]) -> list[str]:
     if not isinstance(chosen, list) or not chosen:
         raise RecipeError(f"datasets.{dataset}.models={chosen}: give a list of labels, or drop it for all models")
     for label in chosen:
-        if label not in models:
+        if not isinstance(label, str) or label not in models:
             raise RecipeError(
                 f"datasets.{dataset}.models: '{label}' is no model of this benchmark{nearest(str(label), models)}; "
                 f"there are {', '.join(models)}"
             )
+    if len(set(chosen)) < len(chosen):
+        raise RecipeError(f"datasets.{dataset}.models={chosen}: one stands twice; keep one")
     return chosen
 
 
@@ -219,8 +227,12 @@ def labelled(bench: BenchRecipe) -> dict[str, Tree]:
     found: dict[str, Tree] = {}
     for entry in bench.models:
         model = {"name": entry} if isinstance(entry, str) else dict(entry)
+        if "name" not in model:
+            raise RecipeError(
+                f"models: {entry} has no name; write {{name: unet, ...}}, as `unetkit list models` has it"
+            )
         label = str(model.pop("label", None) or _named(model))
-        if not _LABEL.fullmatch(label):
+        if not _is_folder_name(label):
             raise RecipeError(f"models: label '{label}' is the name of a folder; use letters, digits, . _ + -")
         if label in found:
             raise RecipeError(f"models: '{label}' stands twice; give one of them a label of its own")
@@ -230,7 +242,11 @@ def labelled(bench: BenchRecipe) -> dict[str, Tree]:
 
 def _named(model: Tree) -> str:
     options = [f"{key}-{value}" for key, value in model.items() if key != "name"]
-    return "+".join(re.sub(r"[^\w.]+", "-", part).strip("-") for part in [str(model.get("name", "?")), *options])
+    return "+".join(re.sub(r"[^\w.]+", "-", part).strip("-") for part in [str(model["name"]), *options])
+
+
+def _is_folder_name(name: str) -> bool:
+    return _LABEL.fullmatch(name) is not None and name.strip(".") != ""
 
 
 def _budget(bench: BenchRecipe) -> Tree:
@@ -246,10 +262,21 @@ def _budget(bench: BenchRecipe) -> Tree:
 
 
 def _recipe(bench: BenchRecipe, tree: Tree, seed: int, where: str) -> Recipe:
-    faults = [f"{key} is decided by the benchmark" for key in _SETTLED if key in tree]
     given = (bench.recipe, *bench.datasets.values(), *bench.per_model.values())
+    # looked for in the parts, since the budget's own keys would hide what they go over
+    faults = [
+        f"{key}={part[key]}: expected a section of keys" for key, field in Recipe.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        for part in given if key in part and not isinstance(part[key], dict)
+    ]  # fmt: skip
+    if faults:
+        raise RecipeError(f"{where}: {'; '.join(faults)}", faults)
+    faults = [f"{key} is decided by the benchmark" for key in _SETTLED if key in tree]
+    faults += ["model is decided by `models`"] if any("model" in part for part in given) else []
+    # without steps the epochs are the recipe's own
+    decided = _BUDGETED if bench.budget.steps is None else (*_BUDGETED, "validate_every")
     faults += [
-        f"train.{key} is decided by budget, alike for all" for key in _BUDGETED
+        f"train.{key} is decided by budget, alike for all" for key in decided
         if any(key in part.get("train", {}) for part in given)
     ]  # fmt: skip
     if faults:
@@ -260,9 +287,25 @@ def _recipe(bench: BenchRecipe, tree: Tree, seed: int, where: str) -> Recipe:
         raise RecipeError(f"{where}: {error}", error.faults) from error
 
 
+def _other(bench: BenchRecipe, name: str, data: Tree) -> Tree:
+    """Return where other data lie. Raises RecipeError for keys that cannot be."""
+    where = f"zero_shot.{name}.data"
+    if not {"root", "dataset"} & set(data):
+        raise RecipeError(f"{where}: give root=FOLDER or dataset=NAME, where the other data lie")
+    if "split" in data:
+        raise RecipeError(f"{where}.split: other data are tested as a whole; drop it")
+    try:
+        DataSection.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        faults = [f"{where}.{fault}" for fault in explain_faults(error, DataSection)]
+        raise RecipeError("; ".join(faults), faults) from error
+    found: Tree = _placed(bench, {"data": data})["data"]
+    return found
+
+
 def _placed(bench: BenchRecipe, tree: Tree) -> Tree:
     """Return keys whose data.root, if it is relative, lies below `data_root`."""
     root = tree.get("data", {}).get("root")
-    if root is None or bench.data_root is None or Path(root).is_absolute():
+    if not isinstance(root, str) or bench.data_root is None or Path(root).is_absolute():
         return tree
     return merged(tree, {"data": {"root": str(Path(bench.data_root).expanduser() / root)}})
