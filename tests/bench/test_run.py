@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from unetkit import create_model
 from unetkit.bench.folder import DONE, WAITING, open_bench, read_bench_folder
 from unetkit.bench.operations import trainable
 from unetkit.cli import main
-from unetkit.errors import CheckpointError, RecipeError
+from unetkit.errors import CheckpointError, DataError, RecipeError
 from unetkit.recipe.bench import checked_bench
 
 CELLS = {"data": {"dataset": "phantom2d", "cases": 4, "generator": {"size": [32, 32]}, "patch_size": [32, 32]}}
@@ -117,6 +118,39 @@ def test_more_jobs_may_join_a_benchmark_and_done_ones_must_mean_the_same(home):
         open_bench(checked_bench(tree(home, seeds=[1])), "mine")
     with pytest.raises(RecipeError, match="begun with protocol=held_out"):
         open_bench(checked_bench(tree(home, protocol="ubench")), "mine")
+    # its scores would stay those of the data before, or be missing
+    moved = {"far": {"source": "cells", "data": CELLS["data"]}}
+    with pytest.raises(RecipeError, match="tiny/seed_0, which would now be tested on other data"):
+        open_bench(checked_bench(tree(home, zero_shot=moved)), "mine")
+
+
+def test_anchors_that_do_not_exist_are_refused_before_the_first_job(home):
+    for anchors in ("ubench:kvasr", "mine"):
+        with pytest.raises(DataError, match=f"anchors '{anchors}'"):
+            open_bench(checked_bench(tree(home, anchors=anchors)), "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("bench.json", "{", r"cannot be read \(.*\); restore it"),
+        ("bench.json", '{"format": "x"}', "of format x, not 1"),
+        ("bench.json", "[]", "damaged; restore it"),
+        ("result.json", "{}", "of format None, not 1"),
+        ("result.json", '{"format": 1}', r"damaged \(no scores\); delete it to do the job again"),
+        ("result.json", "[]", "damaged; delete it to do the job again"),
+    ],
+)
+def test_damaged_files_are_named_with_what_to_do(home, capsys, name, text, said):
+    folder = open_bench(checked_bench(tree(home)), "mine")
+    place = folder.path if name == "bench.json" else folder.of(folder.jobs[0])
+    place.mkdir(parents=True, exist_ok=True)
+    (place / name).write_text(text)
+    for form in ("table", "report"):
+        code, document = told(capsys, form, f"run={folder.path}")
+        assert code == 2
+        assert re.search(said, document["error"])
+        assert str(place) in document["error"]
 
 
 def test_a_folder_that_is_no_benchmark_and_a_job_that_is_none_are_named(home, capsys):

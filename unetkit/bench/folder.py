@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unetkit.bench.claims import held
+from unetkit.bench.uscore import read_anchors
 from unetkit.data.formats.files import replacing
 from unetkit.errors import CheckpointError, RecipeError
 from unetkit.recipe.bench import BenchJob, BenchRecipe, checked_bench, jobs_of
@@ -23,6 +24,8 @@ BENCH, RESULT, FAILED = "bench.json", "result.json", "failed.json"
 FORMAT = 1
 """Version of bench.json and result.json."""
 DONE, BROKEN, RUNNING, WAITING = "done", "failed", "running", "waiting"
+_SAID = {"scores": dict, "zero_shot": dict, "groups": dict, "pretrained": bool}
+"""Of a result, what all else goes by."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,17 @@ class BenchFolder:
         return BROKEN if (place / FAILED).is_file() else WAITING
 
     def result(self, job: BenchJob) -> dict[str, Any]:
-        """Return what a job came to. Raises CheckpointError if its file is damaged."""
-        return _read(self.of(job) / RESULT)
+        """Return what a job came to. Raises CheckpointError if its file is damaged, or of a later unetkit."""
+        path = self.of(job) / RESULT
+        tree = _read(path)
+        if tree.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: of format {tree.get('format')}, not {FORMAT}; update unetkit")
+        wrong = [key for key, kind in _SAID.items() if not isinstance(tree.get(key), kind)]
+        if wrong or not isinstance(tree["scores"].get("cases"), dict):
+            raise CheckpointError(
+                f"{path}: damaged (no {wrong[0] if wrong else 'cases'}); delete it to do the job again"
+            )
+        return tree
 
     def results(self) -> Iterator[tuple[BenchJob, dict[str, Any]]]:
         """Yield the jobs that are done with what they came to. Raises CheckpointError as `result` does."""
@@ -90,8 +102,10 @@ class BenchFolder:
 def open_bench(bench: BenchRecipe, name: str) -> BenchFolder:
     """Make the folder of a benchmark, or open the one there is if all its jobs are among the ones asked for now.
 
-    Raises RecipeError if it holds other jobs, DataError if it cannot be written.
+    Raises RecipeError if it holds other jobs, DataError if it cannot be written or if U-Bench has no such anchors.
     """
+    if bench.anchors != "cohort":
+        read_anchors(bench.anchors)  # a fault now, not after hours
     if Path(name).name != name or name == "..":
         raise RecipeError(f"name={name}: give a plain folder name; the place is set with output=FOLDER")
     path = Path(os.path.expanduser(bench.output)) / name
@@ -108,9 +122,9 @@ def read_bench_folder(path: Path) -> BenchFolder:
         raise CheckpointError(
             f"{path}: this is no benchmark (no {BENCH}); give the folder that `unetkit bench` printed"
         )
-    tree = _read(path / BENCH)
-    if tree.get("format", 0) > FORMAT:
-        raise CheckpointError(f"{path}: a benchmark of a later unetkit; update this one")
+    tree = _read(path / BENCH, "restore it, or begin anew with name=OTHER")
+    if tree.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: a benchmark of format {tree.get('format')}, not {FORMAT}; update unetkit")
     try:
         return BenchFolder(path, checked_bench(tree["bench"]))
     except (KeyError, RecipeError) as error:
@@ -119,27 +133,35 @@ def read_bench_folder(path: Path) -> BenchFolder:
 
 def _require_same(old: BenchFolder, new: BenchFolder) -> None:
     """More models, data sets or seeds may join; what is there must mean the same."""
-    now = {job.name: job.recipe for job in new.jobs}
+    now = {job.name: job for job in new.jobs}
     if old.bench.protocol != new.bench.protocol:
         raise RecipeError(f"{new.path}: was begun with protocol={old.bench.protocol}; give the new one name=OTHER")
     for job in old.jobs:
         if old.state(job) in (WAITING, BROKEN):
             continue
-        if now.get(job.name) != job.recipe:
-            lacks = "is not asked for now" if job.name not in now else "would now be trained by other settings"
+        if lacks := _other(job, now.get(job.name)):
             raise RecipeError(
                 f"{new.path}: holds a result of {job.name}, which {lacks}; go on with the old recipe, or give the new "
                 "benchmark name=OTHER"
             )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _other(job: BenchJob, now: BenchJob | None) -> str:
+    """Return in which way a job is not what it was; nothing if it is."""
+    if now is None:
+        return "is not asked for now"
+    if now.recipe != job.recipe:
+        return "would now be trained by other settings"
+    return "" if now.transfers == job.transfers else "would now be tested on other data (zero_shot)"
+
+
+def _read(path: Path, remedy: str = "delete it to do the job again") -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); delete it to do the job again") from error
+        raise CheckpointError(f"{path}: cannot be read ({error}); {remedy}") from error
     if not isinstance(tree, dict):
-        raise CheckpointError(f"{path}: damaged; delete it to do the job again")
+        raise CheckpointError(f"{path}: damaged; {remedy}")
     return tree
 
 
