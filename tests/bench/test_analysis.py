@@ -1,5 +1,7 @@
 """From the results of jobs to what may be said of models."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,40 @@ def test_a_verdict_orders_models_and_says_which_differ():
     assert sure.false_win < 1e-6
     assert sure.cases_needed < unsure.cases_needed
     assert not verdict.u_scores
+
+
+def test_what_another_training_may_turn_is_no_difference():
+    rng = np.random.default_rng(0)
+    shift = np.array([[-0.02, 0.0, 0.02], [0.01, 0.03, 0.05]])[..., None]
+    ids = tuple(f"c{i}" for i in range(60))
+    verdict = judge(
+        Scores("cells", "iou", ("a", "b"), ids, ids, 0.7 + shift + 0.01 * rng.standard_normal((2, 3, 60))), {}
+    )
+    # over cases alone the means of three runs each are far apart
+    assert verdict.comparison.p[0, 1] < 1e-6
+    assert [set(clique) for clique in verdict.comparison.cliques] == [{0, 1}]
+    assert not verdict.pairs[0].separable
+
+
+def test_the_cases_of_a_patient_are_one_block_of_the_tests():
+    rng = np.random.default_rng(0)
+    owners = tuple(f"p{i // 10}" for i in range(60))
+    of_patient = np.repeat(0.02 * rng.standard_normal((2, 1, 6)), 10, axis=2)
+    ids = tuple(f"c{i}" for i in range(60))
+    found = Scores("cells", "iou", ("a", "b"), ids, owners, 0.7 + of_patient)
+    np.testing.assert_allclose(found.blocks, 0.7 + of_patient[:, 0, ::10])
+    alone = Scores("cells", "iou", ("a", "b"), ids[:6], ids[:6], 0.7 + of_patient[..., ::10])
+    grouped, single = judge(found, {}), judge(alone, {})
+    assert grouped.comparison.blocks == 6
+    assert grouped.pairs[0].p == pytest.approx(single.pairs[0].p)
+    assert grouped.pairs[0].cases_needed == single.pairs[0].cases_needed
+    assert grouped.pairs[0].false_win == pytest.approx(single.pairs[0].false_win)
+
+
+def test_data_sets_with_as_many_cases_are_drawn_each_for_itself():
+    given = scores([0.6, 0.8])
+    drawn = [judge(replace(given, target=name), {}).draws.drawn[:, 0] for name in ("first", "second")]
+    assert abs(np.corrcoef(*drawn)[0, 1]) < 0.1
 
 
 def test_u_scores_are_of_models_whose_costs_and_times_are_known():

@@ -52,6 +52,18 @@ def test_runs_count_besides_cases():
     assert pooled.separable(0, 1)
 
 
+@pytest.mark.parametrize(("runs", "run_sd"), [(2, 0.02), (3, 0.02), (3, 0.005), (5, 0.02)])
+def test_networks_that_differ_by_the_chance_of_training_alone_are_seldom_told_apart(runs, run_sd):
+    told, covered = [], []
+    for seed in range(120):
+        draws = resample(noisy([0.8, 0.8], runs, run_sd=run_sd, case_sd=0.05, seed=seed), draws=400, seed=seed)
+        told.append(draws.separable(0, 1))
+        low, high = draws.interval(0)
+        covered.append(low <= 0.8 <= high)
+    assert np.mean(told) <= 0.08
+    assert np.mean(covered) >= 0.9
+
+
 def test_a_model_beside_itself_is_level_in_every_draw():
     scores = noisy([0.8], runs=1)
     draws = resample(np.concatenate([scores, scores]))
@@ -129,6 +141,16 @@ def test_cliques_hold_models_that_cannot_be_told_apart():
     assert found.ranks.sum() == pytest.approx(10)
 
 
+def test_pairs_that_something_else_leaves_open_are_joined_too():
+    scores = np.arange(3)[:, None] + np.random.default_rng(0).normal(0, 0.1, (3, 40))
+    assert compare(scores).cliques == ()
+    open_ones = np.eye(3, dtype=bool)
+    open_ones[0, 1] = open_ones[1, 0] = True
+    found = compare(scores, alike=open_ones)
+    assert [set(clique) for clique in found.cliques] == [{0, 1}]
+    assert (found.p == compare(scores).p).all()
+
+
 def test_few_blocks_are_said_to_show_nothing():
     scores = np.arange(3)[:, None] + np.zeros((3, 5))
     found = compare(scores)
@@ -139,12 +161,15 @@ def test_few_blocks_are_said_to_show_nothing():
         compare(scores[:1])
 
 
-def test_so_many_cases_do_show_the_difference_with_the_power_asked_for():
+@pytest.mark.parametrize(("mean", "spread"), [(0.01, 0.04), (0.03, 0.04), (0.04, 0.04)])
+def test_so_many_cases_do_show_the_difference_with_the_power_asked_for(mean, spread):
     rng = np.random.default_rng(0)
-    pilot = 0.01 + 0.04 * rng.standard_normal(100_000)
-    needed = int(cases_needed(pilot, power=0.8))
-    shown = [signed_rank(0.01 + 0.04 * rng.standard_normal(needed)) < 0.05 for _ in range(400)]
+    needed = int(cases_needed(mean + spread * rng.standard_normal(100_000), power=0.8))
+    shown = [signed_rank(mean + spread * rng.standard_normal(needed)) < 0.05 for _ in range(600)]
     assert np.mean(shown) == pytest.approx(0.8, abs=0.05)
+
+
+def test_the_cases_needed_have_bounds():
     assert cases_needed(np.array([1.0, -1.0])) == np.inf
     assert cases_needed(np.array([1.0, 1.0001, 0.9999])) == 6
 

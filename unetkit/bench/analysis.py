@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -41,6 +42,12 @@ class Scores:
         """Means over runs, [M, N]."""
         found: np.ndarray = np.nanmean(self.values, axis=1)
         return found
+
+    @property
+    def blocks(self) -> np.ndarray:
+        """Means over runs and over the cases of each group, [M, G]: what tests may take for independent."""
+        _, owner = np.unique(self.groups, return_inverse=True)
+        return np.stack([np.bincount(owner, row) for row in self.means]) / np.bincount(owner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +109,10 @@ def judge(scores: Scores, costs: Mapping[str, Mapping[str, Any]], anchors: str =
     U-Scores are of the models whose costs and times are known, for IoU alone. Frozen anchors of speed are moved to the
     machine that the costs were timed on, by the reference network timed there too.
     """
-    draws = resample(scores.values, scores.groups, seed=seed)
-    means = scores.means
-    comparison = compare(means) if min(means.shape) > 1 else None
+    # of its own for each data set: those with as many cases would share their draws, and not join as independent
+    draws = resample(scores.values, scores.groups, seed=crc32(f"{scores.target} {seed}".encode()))
+    blocks = scores.blocks
+    comparison = compare(blocks, alike=_alike(draws)) if min(blocks.shape) > 1 else None
     pairs = tuple(_pair(scores, draws, comparison, a, b) for a, b in combinations(_order(draws), 2))
     known = [m for m in scores.models if _costed(costs.get(m))]
     if scores.metric != "iou" or len(known) < 2:
@@ -164,7 +172,7 @@ def _order(draws: Draws) -> list[int]:
 
 def _pair(scores: Scores, draws: Draws, comparison: Comparison | None, a: int, b: int) -> Pair:
     difference, low, high = draws.difference(a, b)
-    differences = scores.means[a] - scores.means[b]
+    differences = scores.blocks[a] - scores.blocks[b]
     several = len(differences) > 1
     return Pair(
         scores.models[a],
@@ -177,6 +185,12 @@ def _pair(scores: Scores, draws: Draws, comparison: Comparison | None, a: int, b
         false_win(differences) if several else 0.5,
         cases_needed(differences) if several else float("inf"),
     )
+
+
+def _alike(draws: Draws) -> np.ndarray:
+    """Return the pairs that the intervals over cases and runs leave open, [M, M]; the tests know nothing of runs."""
+    every = range(len(draws.means))
+    return np.array([[not draws.separable(a, b) for b in every] for a in every])
 
 
 def _costed(row: Mapping[str, Any] | None) -> bool:

@@ -253,7 +253,8 @@ def _ranks(verdict: Verdict) -> str:
     )  # fmt: skip
     return (
         "<h3>Mean ranks over cases</h3><p>Bars join models that cannot be told apart (Wilcoxon's signed-rank test of "
-        f"every pair, Holm's correction, level {found.level:g}; Friedman's test of all: p = {found.friedman:.2g}).{few}"
+        f"every pair, Holm's correction, level {found.level:g}, or the interval over cases and training runs holds 0; "
+        f"Friedman's test of all: p = {found.friedman:.2g}).{few}"
         f"</p><div class=cd>{rank_diagram(verdict.scores.models, list(found.ranks), found.cliques)}</div>"
     )
 

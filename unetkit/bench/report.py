@@ -98,9 +98,11 @@ def method(bench: BenchRecipe, metric: str, pretrained: bool) -> dict[str, str]:
         if pretrained
         else "random weights; networks that start trained are on a page of their own",
         "Protocol": _PROTOCOLS[bench.protocol],
-        "Intervals": "percentile bootstrap, 2000 draws of cases (patients as a whole, the same ones for every model) "
-        "and of each model's runs",
-        "Tests": "Wilcoxon's signed-rank test over cases, of means over runs, corrected for all pairs by Holm's rule",
+        "Intervals": "percentile bootstrap, 2000 draws of cases (patients as a whole, the same ones for every model); "
+        "what other runs would add is drawn from Student's distribution with the spread of each model's own",
+        "Tests": "Wilcoxon's signed-rank test over cases (means of patients who have several), of means over runs, "
+        "corrected for all pairs by Holm's rule; it knows nothing of the chance of training, so that models count as "
+        "different only where their interval leaves out 0 too",
         "U-Score": f"arXiv:2510.07041, IoU from 0 to 1; anchors: {bench.anchors}; "
         + _COUNTED[bench.anchors == "cohort"],
     }

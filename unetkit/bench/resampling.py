@@ -1,9 +1,10 @@
 """What a benchmark's means would have been on other cases and with other random starts: the bootstrap of both.
 
-Cases are drawn anew, the same ones for every model, whole groups (patients) at a time; the training runs of each model
-are drawn anew for itself, since runs of one seed number have nothing in common between models. From one set of draws
-come intervals of means and of differences, ranks and how sure they are (percentile bootstrap: Efron and Tibshirani,
-1993; stability of ranks: Wiesenfarth et al., Sci Rep 2021).
+Cases are drawn anew, the same ones for every model, whole groups (patients) at a time (percentile bootstrap: Efron and
+Tibshirani, 1993). What other training runs would add is drawn for each model by itself, since runs of one seed number
+have nothing in common between models, and from Student's distribution: drawing from the two or three runs that there
+are would take what they happen to have in common for certain. From one set of draws come intervals of means and of
+differences, ranks and how sure they are (stability of ranks: Wiesenfarth et al., Sci Rep 2021).
 """
 
 from __future__ import annotations
@@ -90,8 +91,10 @@ def resample(
     for model, there in enumerate(runs):
         # a run's mean in each draw, [runs, D]
         means = scores[model, there] @ weights.T
-        picked = rng.integers(0, len(there), (draws, len(there)))
-        drawn[:, model] = np.take_along_axis(means.T, picked, axis=1).mean(axis=1)
+        drawn[:, model] = means.mean(axis=0)
+        if len(there) > 1:
+            error = means.std(axis=0, ddof=1) / np.sqrt(len(there))
+            drawn[:, model] += error * rng.standard_t(len(there) - 1, draws)
     plain = np.array([scores[model, there].mean() for model, there in enumerate(runs)])
     return Draws(plain, drawn, level)
 

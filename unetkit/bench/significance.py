@@ -13,7 +13,7 @@ from itertools import combinations
 from math import ceil, inf, sqrt
 
 import numpy as np
-from scipy.stats import friedmanchisquare, norm, rankdata, t, wilcoxon
+from scipy.stats import friedmanchisquare, rankdata, t, wilcoxon
 
 from unetkit.errors import ShapeError
 
@@ -40,8 +40,13 @@ class Comparison:
         return smallest_p(self.blocks) * len(self.ranks) * (len(self.ranks) - 1) / 2 <= self.level
 
 
-def compare(scores: np.ndarray, level: float = 0.05) -> Comparison:
-    """Compare models by scores [M, N], higher is better, paired over N blocks. Raises ShapeError below two of each."""
+def compare(scores: np.ndarray, level: float = 0.05, alike: np.ndarray | None = None) -> Comparison:
+    """Compare models by scores [M, N], higher is better, paired over N blocks.
+
+    `alike` [M, M] are pairs that count as no different whatever p is, since something that the blocks do not hold, as
+    the chance of training, may have made the difference.
+    Raises ShapeError below two models or blocks.
+    """
     if scores.ndim != 2 or min(scores.shape) < 2:
         raise ShapeError(f"scores of shape {scores.shape}: give two models and two blocks at least")
     models = len(scores)
@@ -56,7 +61,8 @@ def compare(scores: np.ndarray, level: float = 0.05) -> Comparison:
     level_all = friedmanchisquare(*exact).pvalue if models > 2 else raw[0]
     # Where all blocks are level the statistic is 0 / 0.
     overall = 1.0 if np.isnan(level_all) else float(level_all)
-    return Comparison(ranks, overall, p, _cliques(ranks, p, level), scores.shape[1], level)
+    same = p > level if alike is None else (p > level) | alike
+    return Comparison(ranks, overall, p, _cliques(ranks, same), scores.shape[1], level)
 
 
 def signed_rank(differences: np.ndarray) -> float:
@@ -85,14 +91,23 @@ def holm(p: Sequence[float]) -> list[float]:
 def cases_needed(differences: np.ndarray, power: float = 0.8, level: float = 0.05) -> float:
     """Return how many cases it takes to show the mean of paired differences [N]; inf where it is 0.
 
-    For the signed-rank test, two-sided, of differences spread as the given ones; a normal approximation.
+    For the signed-rank test, two-sided, of differences spread as the given ones; by Student's distribution, as few
+    cases leave their spread uncertain.
     """
     mean, spread = float(np.mean(differences)), float(np.std(differences, ddof=1))
     if mean == 0:
         return inf
-    needed = ((norm.isf(level / 2) + norm.isf(1 - power)) * spread / mean) ** 2 / WILCOXON_EFFICIENCY
     # Below six cases the test cannot reach the usual level whatever the differences.
-    return max(ceil(needed), 1 + ceil(-np.log2(level)))
+    cases = max(ceil(_needed(spread / mean, inf, power, level)), 1 + ceil(-np.log2(level)))
+    while _needed(spread / mean, cases - 1, power, level) > cases:
+        cases += 1
+    return cases
+
+
+def _needed(spread: float, freedom: float, power: float, level: float) -> float:
+    """Return the cases for a spread in units of the mean, if so many degrees of freedom tell of it."""
+    reach = float(t.isf(level / 2, freedom) + t.isf(1 - power, freedom))
+    return (reach * spread) ** 2 / WILCOXON_EFFICIENCY
 
 
 def false_win(differences: np.ndarray) -> float:
@@ -103,13 +118,13 @@ def false_win(differences: np.ndarray) -> float:
     return float(t.sf(sqrt(count) * abs(mean) / spread, count - 1))
 
 
-def _cliques(ranks: np.ndarray, p: np.ndarray, level: float) -> tuple[tuple[int, ...], ...]:
-    """Return the runs of models in order of rank within which every pair is alike, the largest ones alone."""
+def _cliques(ranks: np.ndarray, same: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    """Return the runs of models in order of rank within which every pair is the same, the largest ones alone."""
     order = [int(i) for i in np.argsort(ranks, kind="stable")]
     found: list[tuple[int, ...]] = []
     for start in range(len(order)):
         end = start
-        while end + 1 < len(order) and all(p[order[end + 1], member] > level for member in order[start : end + 1]):
+        while end + 1 < len(order) and all(same[order[end + 1], member] for member in order[start : end + 1]):
             end += 1
         clique = tuple(order[start : end + 1])
         if len(clique) > 1 and not any(set(clique) <= set(other) for other in found):
