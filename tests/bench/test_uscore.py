@@ -55,6 +55,14 @@ def test_cohort_anchors_are_quantiles_of_the_models():
     assert best.score == pytest.approx(100)
 
 
+@pytest.mark.parametrize(
+    "wrong", [(0.5, 0, 4, 50), (0.5, 2, -4, 50), (0.5, 2, 4, 0), (55, 2, 4, 50), (0.5, 2, 4, np.nan)]
+)
+def test_a_cohort_of_numbers_out_of_range_has_no_anchors(wrong):
+    with pytest.raises(DataError, match="anchors of a cohort: give"):
+        cohort_anchors([(0.5, 2, 4, 50), wrong])
+
+
 def test_anchors_move_with_the_speed_of_unet_on_the_machine():
     there, here = ubench_anchors("busi"), ubench_anchors("busi").on_machine(UBENCH_UNET_FPS / 10)
     assert u_score_parts(0.7, 3, 7, 8, here).score == pytest.approx(u_score_parts(0.7, 3, 7, 80, there).score)
@@ -70,6 +78,7 @@ def test_anchors_move_with_the_speed_of_unet_on_the_machine():
         ({"anchors": "ubench:bussi"}, "did you mean 'busi'"),
         ({"anchors": "busi"}, "give 'ubench:DATASET'"),
         ({"weights": (1, 1)}, "give three"),
+        ({"weights": (float("nan"), 1, 1)}, "give three, not negative"),
         ({"alpha": 2}, "alpha=2"),
     ],
 )

@@ -80,13 +80,15 @@ def cohort_anchors(models: Sequence[Sequence[float]], quantiles: Span = (0.1, 0.
     """Return the anchors that a cohort gives itself: quantiles over its models, interpolated linearly.
 
     Each model is (iou, params_m, gmacs, fps), as `u_score` takes them.
-    Raises DataError for fewer than two models or values that are not finite.
+    Raises DataError for fewer than two models, values that are not finite, an IoU that is no share, costs of 0.
     """
     given = np.asarray(models, float)
     if given.ndim != 2 or given.shape[0] < 2 or given.shape[1] != 4 or not np.isfinite(given).all():
         raise DataError(
             f"anchors of a cohort: give finite iou, params_m, gmacs and fps of two models or more: {models}"
         )
+    if given[:, 0].min() < 0 or given[:, 0].max() > 1 or given[:, 1:].min() <= 0:
+        raise DataError(f"anchors of a cohort: give iou from 0 to 1, and costs above 0: {models}")
     given[:, 1:3] = np.log(given[:, 1:3])
     (iou, params, gmacs, fps) = ((float(low), float(high)) for low, high in np.quantile(given, quantiles, axis=0).T)
     return Anchors(name, iou, params, gmacs, fps)

@@ -97,7 +97,7 @@ def _check(iou: float, costs: dict[str, float], weights: Sequence[float], alpha:
     for key, value in costs.items():
         if not (isfinite(value) and value > 0):
             raise DataError(f"u_score: {key}={value}; give a number above 0")
-    if len(weights) != 3 or min(weights) < 0 or not sum(weights):
+    if len(weights) != 3 or not all(isfinite(w) and w >= 0 for w in weights) or not sum(weights):
         raise DataError(f"u_score: weights={tuple(weights)}; give three, not negative, of parameters, gmacs and fps")
     if not 0 <= alpha <= 1:
         raise DataError(f"u_score: alpha={alpha}; give a share from 0 to 1")
