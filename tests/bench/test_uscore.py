@@ -56,7 +56,7 @@ def test_cohort_anchors_are_quantiles_of_the_models():
 
 
 @pytest.mark.parametrize(
-    "wrong", [(0.5, 0, 4, 50), (0.5, 2, -4, 50), (0.5, 2, 4, 0), (55, 2, 4, 50), (0.5, 2, 4, np.nan)]
+    "wrong", [(0.5, 0, 4, 50), (0.5, 2, -4, 50), (0.5, 2, 4, -1), (55, 2, 4, 50), (0.5, 2, 4, np.nan)]
 )
 def test_a_cohort_of_numbers_out_of_range_has_no_anchors(wrong):
     with pytest.raises(DataError, match="anchors of a cohort: give"):

@@ -87,7 +87,7 @@ def cohort_anchors(models: Sequence[Sequence[float]], quantiles: Span = (0.1, 0.
         raise DataError(
             f"anchors of a cohort: give finite iou, params_m, gmacs and fps of two models or more: {models}"
         )
-    if given[:, 0].min() < 0 or given[:, 0].max() > 1 or given[:, 1:].min() <= 0:
+    if given[:, 0].min() < 0 or given[:, 0].max() > 1 or given[:, 1:3].min() <= 0 or given[:, 3].min() < 0:
         raise DataError(f"anchors of a cohort: give iou from 0 to 1, and costs above 0: {models}")
     given[:, 1:3] = np.log(given[:, 1:3])
     (iou, params, gmacs, fps) = ((float(low), float(high)) for low, high in np.quantile(given, quantiles, axis=0).T)
