@@ -9,6 +9,7 @@ from unetkit.bench.analysis import Scores, collect, judge, overall, pareto
 from unetkit.bench.anchors import UBENCH_UNET_FPS
 from unetkit.bench.folder import open_bench
 from unetkit.bench.report import bench_data
+from unetkit.bench.table import case_rows
 from unetkit.bench.uscore import u_score
 from unetkit.errors import DataError
 from unetkit.recipe.bench import checked_bench
@@ -56,7 +57,7 @@ def test_networks_that_start_trained_are_in_a_table_of_their_own(tmp_path):
 
 
 def test_models_without_a_case_in_common_cannot_be_compared(tmp_path):
-    with pytest.raises(DataError, match="no case that every model was scored on"):
+    with pytest.raises(DataError, match="no case in which every model has iou"):
         collect(
             list(folder(tmp_path, {"unet": {0: {"a": 1}}, "unetpp": {0: {"b": 1}}}).results()), "iou", pretrained=False
         )
@@ -174,3 +175,21 @@ def test_a_metric_of_one_data_set_is_not_lost_by_another(tmp_path):
         "cells": {"unet": 0.25, "unetpp": 0.25},
         "organs": None,
     }
+    assert "Left out" not in data.method
+    # nor does the page by that metric fail for the data set that lacks it
+    data = bench_data(bench, list(bench.results()), {}, "ap50", False, "cpu", pictures=False)
+    assert [part.title for part in data.parts] == ["cells"]
+    assert data.method["Left out"] == "organs: no case in which every model has ap50"
+    with pytest.raises(DataError, match="no case in which every model has pq; choose another metric"):
+        bench_data(bench, list(bench.results()), {}, "pq", False, "cpu", pictures=False)
+
+
+def test_cases_of_a_patient_belong_together_in_other_data_too(tmp_path):
+    far = {"far": {"source": "cells", "data": {"dataset": "phantom2d"}}}
+    bench = folder(tmp_path, {"unet": {0: {"a": 0.5, "b": 0.6}}}, seeds=[0], models=["unet"], zero_shot=far)
+    ((job, result),) = bench.results()
+    moved = {"far": {**scored({"a": 0.5, "b": 0.6, "z": 0.7}), "groups": {"a": "q1", "z": "q1"}}}
+    bench.write_result(job, {**result, "zero_shot": moved})
+    found = collect(list(bench.results()), "iou", pretrained=False)
+    assert (found["cells"].groups, found["far"].groups) == (("p1", "p1"), ("q1", "b", "q1"))
+    assert {row["group"] for row in case_rows(bench) if row["target"] == "far"} == {"q1", "b"}

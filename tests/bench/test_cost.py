@@ -1,14 +1,18 @@
 """Rows of cost: what is counted, timed, and said of what cannot be."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from unetkit.bench import costs
 from unetkit.bench.cost import CostRow, Setting, check_names, check_size, cost_rows
+from unetkit.bench.folder import open_bench
 from unetkit.bench.timing import Timing, best_batch, time_network, used_joules
 from unetkit.errors import ModelError, ShapeError
+from unetkit.recipe.bench import checked_bench
 from unetkit.registry import catalog
 
 
@@ -52,6 +56,44 @@ def test_models_of_other_dims_are_left_out_and_unknown_ones_refused():
         check_names(["gcn_multistructure"], 3)
     with pytest.raises(ShapeError, match="two or three side lengths"):
         check_size([64])
+
+
+@pytest.fixture
+def counted(tmp_path, monkeypatch):
+    """A benchmark with one done job, and the seconds that each of its models was given so far."""
+    tree = {"models": ["unet"], "datasets": {"cells": {"data": {"dataset": "phantom2d"}}}, "budget": {"steps": 5}}
+    folder = open_bench(checked_bench({**tree, "seeds": [0], "output": str(tmp_path)}), "b")
+    result = {"scores": {"cases": {}}, "zero_shot": {}, "groups": {}, "pretrained": False}
+    folder.write_result(folder.jobs[0], {**result, "patch_size": [32, 32], "in_channels": 1, "num_classes": 2})
+    given = []
+
+    def measured(name, options, setting, timer, thop):
+        given.append(timer)
+        return CostRow(name, "cnn", 2015, setting.size, ms=5.0 if timer > 1 else None)
+
+    monkeypatch.setattr(costs, "cost_row", measured)
+    monkeypatch.setattr(costs, "Timer", lambda setting, seconds, throughput: seconds)
+    return folder, given
+
+
+def test_what_was_timed_is_kept_and_what_was_not_is_tried_with_more_time(counted):
+    folder, given = counted
+    for seconds in (1, 1, 0.5, 2, 2, 9):
+        found = costs.bench_costs(folder, seconds, "cpu")
+    assert given == [1, 2]
+    assert found["unet", "cells"]["ms"] == 5.0
+
+
+@pytest.mark.parametrize("cost", [{}, 5, None, {"name": "unet", "ms": 3.0}])
+def test_costs_that_are_damaged_or_lack_columns_are_counted_anew(counted, cost):
+    folder, given = counted
+    costs.bench_costs(folder, 2, "cpu")
+    path = folder.path / "costs.json"
+    tree = json.loads(path.read_text())
+    tree["rows"][0]["cost"] = cost
+    path.write_text(json.dumps(tree))
+    assert costs.bench_costs(folder, 2, "cpu")["unet", "cells"]["ms"] == 5.0
+    assert given == [2, 2]
 
 
 def test_times_are_quantiles_of_passes_in_evaluation():

@@ -81,6 +81,13 @@ def test_the_page_says_who_leads_and_who_is_level_with_it(page):
     assert page.count("not separable</td>") >= 2
 
 
+def test_only_anchors_of_the_cohort_move_with_quantiles(page):
+    assert "its band is what other quantiles (0.05 to 0.95" in page
+    frozen = judge(verdict("a").scores, COSTS, "ubench:busi")
+    said = render_bench(BenchData("x", [Part("a", frozen, COSTS)], None, {}, {}, 0, FAMILIES, {}, {}))
+    assert "anchors <b>ubench:busi, speed by U-Net</b>; its band is what other shares of accuracy" in said
+
+
 def test_what_nothing_beats_is_named_in_the_plot():
     points = [
         Point("good", "cnn", 0.8, 0.7, 0.9, 1.0),

@@ -105,6 +105,12 @@ def test_a_killed_benchmark_goes_on_and_no_job_is_lost_or_done_twice(home, capsy
     assert "false negative" in page  # what the colours of the pictures mean
     assert "cells/broken/seed_0" in page
     assert "U-Score with anchors <b>cohort</b>" in page
+    # weights that were taken elsewhere cost the page its pictures alone
+    (first.parent / "run").rename(home / "elsewhere")
+    assert told(capsys, "report", f"run={home / 'small'}", "seconds=0.3", "device=cpu")[0] == 0
+    page = (home / "small" / "report_random.html").read_text()
+    assert "<figure>" not in page
+    assert "cells: no pictures, " in page
 
 
 def test_more_jobs_may_join_a_benchmark_and_done_ones_must_mean_the_same(home):

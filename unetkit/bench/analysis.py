@@ -90,7 +90,8 @@ Results = Collection[tuple[BenchJob, Mapping[str, Any]]]
 def collect(results: Results, metric: str, pretrained: bool) -> dict[str, Scores]:
     """Return the scores of jobs by tested data set, of networks that started trained or of those that did not.
 
-    The two kinds are never compared with each other: what one has seen more would pass for what it is.
+    The two kinds are never compared with each other: what one has seen more would pass for what it is. Data sets
+    without a case in which every model has the metric are left out. Raises DataError where no other is left.
     """
     by_target: dict[str, dict[str, list[dict[str, float]]]] = {}
     groups: dict[str, dict[str, str]] = {}
@@ -99,8 +100,15 @@ def collect(results: Results, metric: str, pretrained: bool) -> dict[str, Scores
             continue
         groups.setdefault(job.dataset, {}).update(result["groups"])
         for target, scores in {job.dataset: result["scores"], **result["zero_shot"]}.items():
+            groups.setdefault(target, {}).update(scores.get("groups", {}))
             by_target.setdefault(target, {}).setdefault(job.model, []).append(case_means(scores, metric))
-    return {target: _scores(target, metric, runs, groups.get(target, {})) for target, runs in by_target.items()}
+    found = {target: _scores(target, metric, runs, groups[target]) for target, runs in by_target.items()}
+    if by_target and not any(found.values()):
+        raise DataError(
+            f"{', '.join(by_target)}: no case in which every model has {metric}; choose another metric, or look for "
+            "failed cases in results.csv"
+        )
+    return {target: scores for target, scores in found.items() if scores is not None}
 
 
 def judge(scores: Scores, costs: Mapping[str, Mapping[str, Any]], anchors: str = "cohort", seed: int = 0) -> Verdict:
@@ -152,11 +160,13 @@ def costs_of(costs: Costs, dataset: str) -> dict[str, dict[str, Any]]:
     return {model: row for (model, of), row in costs.items() if of == dataset}
 
 
-def _scores(target: str, metric: str, runs: Mapping[str, list[dict[str, float]]], groups: Mapping[str, str]) -> Scores:
+def _scores(
+    target: str, metric: str, runs: Mapping[str, list[dict[str, float]]], groups: Mapping[str, str]
+) -> Scores | None:
     every = {case for of_model in runs.values() for run in of_model for case in run}
     shared = sorted(case for case in every if all(case in run for of_model in runs.values() for run in of_model))
     if not shared:
-        raise DataError(f"{target}: no case that every model was scored on; look for failed cases in results.csv")
+        return None
     most = max(len(of_model) for of_model in runs.values())
     values = np.full((len(runs), most, len(shared)), np.nan)
     for m, of_model in enumerate(runs.values()):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
-from unetkit.bench.cost import Setting, Timer, cost_row
+from unetkit.bench.cost import CostRow, Setting, Timer, cost_row
 from unetkit.bench.folder import DONE, BenchFolder
 from unetkit.data.formats.files import replacing
 from unetkit.engine.result import machine
@@ -22,6 +23,8 @@ START_OPTIONS = ("pretrained", "weights")
 """Options of models that say what weights to start from, which costs nothing."""
 _UBENCH_SIZE, _UBENCH_CHANNELS, _UBENCH_CLASSES = (256, 256), 3, 1
 
+_COLUMNS = {column.name for column in fields(CostRow)}
+
 Costs = dict[tuple[str, str], dict[str, Any]]
 """(model, data set) -> the values of a `CostRow`."""
 
@@ -31,11 +34,12 @@ def bench_costs(
 ) -> Costs:
     """Return the cost of each model on each data set that has a result, all timed on this machine.
 
-    What was measured before on the same machine is read from costs.json. Raises DataError if that cannot be written.
+    What was measured before on the same machine is read from costs.json; `seconds` is what timing a model may take.
+    Raises DataError if that cannot be written.
     """
     frozen = frozen_anchors(folder)
     here = {**machine(pick_device(device)), "counted": "ubench" if frozen else "torch"}
-    known = _stored(folder, here)
+    known = _stored(folder, here, seconds)
     asked = {(job.model, job.dataset): job for job in folder.jobs if folder.state(job) == DONE}
     timers: dict[tuple[tuple[int, ...], int, int], Timer] = {}
     for number, (key, job) in enumerate(asked.items(), start=1):
@@ -46,7 +50,8 @@ def bench_costs(
             if shape not in timers:
                 timers[shape] = Timer(setting, seconds, False)
             options = without_start(job.recipe.model.options)
-            known[key] = cost_row(job.recipe.model.name, options, setting, timers[shape], frozen).to_json()
+            row = cost_row(job.recipe.model.name, options, setting, timers[shape], frozen)
+            known[key] = {**row.to_json(), "seconds": seconds}
             _store(folder, here, known)
         if progress is not None:
             progress(number, len(asked))
@@ -71,11 +76,17 @@ def _shape(result: Mapping[str, Any], frozen: bool) -> tuple[tuple[int, ...], in
     return size, result["in_channels"], result["num_classes"]
 
 
-def _stored(folder: BenchFolder, here: dict[str, str]) -> Costs:
-    with suppress(OSError, ValueError, KeyError, TypeError):
+def _stored(folder: BenchFolder, here: dict[str, str], seconds: float) -> Costs:
+    """Return what was measured here before, but for what more time, or a later version of the row, would add to."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         tree = json.loads((folder.path / COSTS).read_text(encoding="utf-8"))
         if tree["machine"] == here:
-            return {(row["model"], row["dataset"]): row["cost"] for row in tree["rows"]}
+            rows = {(row["model"], row["dataset"]): row["cost"] for row in tree["rows"]}
+            return {
+                key: cost
+                for key, cost in rows.items()
+                if cost.keys() >= _COLUMNS and (cost["ms"] is not None or cost.get("seconds", 0) >= seconds)
+            }
     return {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from unetkit.bench.costs import START_OPTIONS
 from unetkit.bench.folder import DONE, BenchFolder
 from unetkit.bench.operations import trainable, without_content
 from unetkit.checkpoint import versions
+from unetkit.data.datasets import open_dataset
 from unetkit.data.formats.files import first_line
 from unetkit.engine.log import read_log
 from unetkit.engine.result import machine
@@ -21,10 +23,13 @@ from unetkit.engine.state import BEST, LAST
 from unetkit.engine.train import train
 from unetkit.errors import RecipeError, UnetkitError
 from unetkit.evaluation import Evaluation, cases_of_run, evaluate_run
+from unetkit.evaluation.cases import other_data
 from unetkit.infer.device import pick_device
 from unetkit.infer.network import build_network
 from unetkit.plan.plan import Plan
 from unetkit.recipe.bench import BenchJob
+from unetkit.recipe.words import Tree
+from unetkit.types import Case
 
 RUN = "run"
 _LAST_WRITTEN = "report.html"
@@ -62,11 +67,8 @@ def run_job(folder: BenchFolder, job: BenchJob, device: str = "auto", *, shown: 
         scored, side = json.loads((run / "metrics.json").read_text(encoding="utf-8")), "val"
     else:
         scored, side = _tested(evaluate_run(run, "test", {}, device=device)), "test"
-    groups = {case.id: case.group for case in cases_of_run(run, side, {}) if case.group is not None}
-    moved = {
-        name: _tested(evaluate_run(run, "test", {"data": data}, device=device, foreign=True))
-        for name, data in job.transfers.items()
-    }
+    groups = _groups(cases_of_run(run, side, {}))
+    moved = {name: _moved(job, run, data, device) for name, data in job.transfers.items()}
     result = {**about(job, run, device), "split": side, "groups": groups, "scores": scored, "zero_shot": moved}
     folder.write_result(job, result)
     # a job is never trained on, and the moments of the optimiser are two thirds of what a benchmark would keep
@@ -117,6 +119,16 @@ def _trained(job: BenchJob, run: Path, device: str, shown: bool) -> None:
     if recipe.data.split.fold == "all":
         raise RecipeError("data.split.fold=all: a job of a benchmark is one training; name the folds as data sets")
     train(recipe, progress=shown)
+
+
+def _moved(job: BenchJob, run: Path, data: Tree, device: str) -> dict[str, Any]:
+    """Return the scores on other data, with the patients of its cases."""
+    scores = _tested(evaluate_run(run, "test", {"data": data}, device=device, foreign=True))
+    return {**scores, "groups": _groups(open_dataset(other_data(job.recipe.data, data)).cases)}
+
+
+def _groups(cases: Iterable[Case]) -> dict[str, str]:
+    return {case.id: case.group for case in cases if case.group is not None}
 
 
 def _tested(evaluation: Evaluation) -> dict[str, Any]:

@@ -173,9 +173,11 @@ def _anchors(verdict: Verdict) -> str:
     if not verdict.u_scores:
         return "No U-Score: times were not measured for two models or more."
     anchors = next(iter(verdict.u_scores.values())).anchors
+    quantiles = f"quantiles ({', '.join(f'{low:g} to {high:g}' for low, high in QUANTILES)}), "
     return (
-        f"U-Score with anchors <b>{escape(anchors)}</b>; its band is what other quantiles "
-        f"({', '.join(f'{low:g} to {high:g}' for low, high in QUANTILES)}), shares of accuracy "
+        f"U-Score with anchors <b>{escape(anchors)}</b>; its band is what other "
+        f"{quantiles if anchors == 'cohort' else ''}"
+        "shares of accuracy "
         f"({', '.join(f'{a:g}' for a in ALPHAS)}) and doubled weights would give."
     )
 

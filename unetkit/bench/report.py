@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from unetkit.bench.page import BenchData, Part, render_bench
 from unetkit.checkpoint import versions
 from unetkit.data.catalog import DATASETS
 from unetkit.engine.result import machine
-from unetkit.errors import DataError, counted
+from unetkit.errors import DataError, UnetkitError, counted
 from unetkit.infer.device import pick_device
 from unetkit.recipe.bench import BenchRecipe, Budget, labelled
 from unetkit.registry import catalog
@@ -76,13 +77,13 @@ def bench_data(
         f"{folder.path.name}: {STARTS[pretrained]} starts",
         parts,
         overall(list(own.values())),
-        method(folder.bench, metric, pretrained),
+        method(folder.bench, metric, pretrained) | _left_out(results, found, metric, pretrained),
         {job.name: folder.reason(job) for job in folder.jobs if folder.state(job) == BROKEN},
         len(folder.jobs) - states[DONE] - states[BROKEN],
         {model: catalog()[str(models[model]["name"])].family for model in shown},
         machine(pick_device(device)),
         versions(),
-        gallery("".join(disagreements(folder, verdict, device) for verdict in own.values()) if pictures else ""),
+        gallery("".join(_pictures(folder, verdict, device) for verdict in own.values()) if pictures else ""),
     )
 
 
@@ -129,6 +130,24 @@ def _spent(budget: Budget) -> str:
     return " or ".join(part for part in (steps, minutes) if part)
 
 
+def _left_out(results: Results, found: Mapping[str, Scores], metric: str, pretrained: bool) -> dict[str, str]:
+    """Return which tested data sets the page cannot compare models on, as an answer of the method; nothing for none."""
+    tested = dict.fromkeys(
+        target for job, result in results if result["pretrained"] == pretrained
+        for target in (job.dataset, *result["zero_shot"])
+    )  # fmt: skip
+    missing = [target for target in tested if target not in found]
+    return {"Left out": f"{', '.join(missing)}: no case in which every model has {metric}"} if missing else {}
+
+
+def _pictures(folder: BenchFolder, verdict: Verdict, device: str) -> str:
+    """Return a data set's pictures, or why there are none: data or weights may lie elsewhere by now."""
+    try:
+        return disagreements(folder, verdict, device)
+    except UnetkitError as error:
+        return f"<p>{escape(verdict.scores.target)}: no pictures, {escape(str(error))}</p>"
+
+
 def _judged(folder: BenchFolder, scores: Scores, costs: Mapping[str, dict[str, Any]]) -> Verdict:
     volumes = any(len(row["size"]) == 3 for row in costs.values())
     # U-Bench has no volumes, so its anchors say nothing of networks that see them
@@ -138,9 +157,8 @@ def _judged(folder: BenchFolder, scores: Scores, costs: Mapping[str, dict[str, A
 def _means(results: Results, metric: str, pretrained: bool) -> dict[str, dict[str, float]]:
     """Return the means of a metric over runs and cases, by tested data set and model; nothing where it is undefined."""
     found: dict[str, Scores] = {}
-    for dataset in {job.dataset for job, _ in results}:
-        with suppress(DataError):  # a metric that is defined in no case of some run, as AP is without objects
-            found |= collect([(job, result) for job, result in results if job.dataset == dataset], metric, pretrained)
+    with suppress(DataError):  # a metric that is defined nowhere, as AP is without objects
+        found = collect(results, metric, pretrained)
     means = {target: np.nanmean(scores.values, axis=(1, 2)) for target, scores in found.items()}
     return {target: dict(zip(found[target].models, map(float, of), strict=True)) for target, of in means.items()}
 

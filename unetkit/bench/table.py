@@ -34,7 +34,7 @@ def case_rows(folder: BenchFolder) -> Iterator[Row]:
     """Yield a row for each metric of each class of each case that was tested."""
     for job, result in folder.results():
         for target, scores in _targets(job, result):
-            groups = result["groups"] if target == job.dataset else {}
+            groups = result["groups"] if target == job.dataset else scores.get("groups", {})
             for case, of_case in scores["cases"].items():
                 for name, of_class in of_case.items():
                     for metric, value in of_class.items():
