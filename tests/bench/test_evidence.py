@@ -130,6 +130,26 @@ def test_files_that_are_no_evidence_are_named(home):
         gather(open_bench(checked_bench({**json.loads((home / "b/bench.json").read_text())["bench"]}), "new"))
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tree: tree.update(about={}),
+        lambda tree: tree.update(models={}),
+        lambda tree: tree["datasets"]["cells"].update(costs={"a": {}}),
+        lambda tree: tree["datasets"]["cells"].update(costs=5),
+        lambda tree: tree["datasets"]["cells"]["scores"][0]["models"].reverse() or tree["models"].pop("b"),
+        lambda tree: tree["datasets"]["cells"]["traits"].update(winding=0),
+        lambda tree: tree["datasets"]["cells"]["traits"].update(foreground="much"),
+    ],
+)
+def test_damaged_evidence_is_refused_as_it_is_read(home, damage):
+    tree = gather(benched(home, SCORES)).to_json()
+    assert Evidence.from_json(json.loads(json.dumps(tree))).models == tree["models"]
+    damage(tree)
+    with pytest.raises(DataError, match=r"no evidence of a benchmark|no traits of a data set"):
+        Evidence.from_json(tree)
+
+
 def test_shipped_evidence_can_be_read():
     for path in shipped_evidence():
         assert read_evidence(path).datasets

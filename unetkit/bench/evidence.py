@@ -31,6 +31,8 @@ FORMAT = 1
 SUFFIX = ".evidence.json"
 """Of the files among the recipes that `bench advise` reads where none is named."""
 METRICS = ("iou", "dice", "nsd", "ap50", "pq")
+_ABOUT = {"budget": dict, "seeds": list, "devices": list, "left_out": list, "protocol": str}
+"""What is asked of how the benchmark was done."""
 _COSTS = ("params_m", "gflops", "step_mb", "ms")
 
 
@@ -112,11 +114,14 @@ class Evidence:
                     tuple(one["size"]),
                     Traits.from_json(one["traits"]),
                     {(of["start"], of["metric"]): _scores_from_json(of) for of in one["scores"]},
-                    one["costs"],
+                    {label: {"params_m": of["params_m"] + 0.0, **of} for label, of in one["costs"].items()},
                 )
                 for name, one in tree["datasets"].items()
             ]
-            return cls(tree["name"], tree["models"], tuple(datasets), tree["about"])
+            for label in {label for one in datasets for of in one.scores.values() for label in of.models}:
+                str(tree["models"][label]["name"])
+            about = {key: kind(tree["about"][key]) for key, kind in _ABOUT.items()}
+            return cls(tree["name"], tree["models"], tuple(datasets), {**tree["about"], **about})
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise DataError(f"this is no evidence of a benchmark ({type(error).__name__}: {error})") from error
 

@@ -35,6 +35,7 @@ _MODALITIES = (
     ("microscopy", r"microscop|fluoresc|histo|\b\w*tem\b|\bem\b"),
     ("colour", r"^(red|green|blue|rgb)$|endoscop|dermoscop|fundus|colou?r"),
 )
+_ABOVE_0 = ("cases", "voxels", "classes", "winding")
 _SAYS_NOTHING = r"image|channel_\d+|gr[ae]y"
 
 
@@ -71,6 +72,10 @@ class Traits:
         """Rebuild traits. Raises DataError if a value is missing or of another kind."""
         try:
             values = {field.name: tree[field.name] for field in fields(cls)}
+            for name, value in values.items():
+                # those in _ABOVE_0 are compared by their logarithm
+                if name not in ("modality", "sides") and not (value > 0 if name in _ABOVE_0 else value >= 0):
+                    raise ValueError(f"{name}={value}")
             return cls(**{**values, "sides": tuple(int(n) for n in values["sides"])})
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"these are no traits of a data set ({error}); measure them anew") from error
