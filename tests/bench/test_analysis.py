@@ -8,7 +8,7 @@ import pytest
 from unetkit.bench.analysis import Scores, collect, judge, overall, pareto
 from unetkit.bench.anchors import UBENCH_UNET_FPS
 from unetkit.bench.folder import open_bench
-from unetkit.bench.report import bench_data
+from unetkit.bench.report import bench_data, method
 from unetkit.bench.table import case_rows
 from unetkit.bench.uscore import u_score
 from unetkit.errors import DataError
@@ -182,6 +182,15 @@ def test_a_metric_of_one_data_set_is_not_lost_by_another(tmp_path):
     assert data.method["Left out"] == "organs: no case in which every model has ap50"
     with pytest.raises(DataError, match="no case in which every model has pq; choose another metric"):
         bench_data(bench, list(bench.results()), {}, "pq", False, "cpu", pictures=False)
+
+
+def test_the_method_tells_which_anchors_are_whose(tmp_path):
+    sets = {name: {"data": {"dataset": "phantom2d"}} for name in ("cells", "organs")}
+    bench = folder(tmp_path, {}, datasets=sets, anchors={"cells": "ubench:dsb"}).bench
+    said = method(bench, "iou", False)["U-Score"]
+    assert "anchors: cohort; multiply-accumulates as half of torch's" in said
+    assert "anchors of cells: ubench:dsb; 2D networks alone, at 256 x 256" in said
+    assert "ubench" not in method(folder(tmp_path / "other", {}).bench, "iou", False)["U-Score"]
 
 
 def test_cases_of_a_patient_belong_together_in_other_data_too(tmp_path):

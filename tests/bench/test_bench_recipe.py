@@ -126,6 +126,8 @@ def test_what_starts_the_jobs_changes_none_of_them():
         ({"data_root": "in", "datasets": {"cells": {"data": {"root": 5}}}}, "data.root=5: expected a text"),
         ({"datasets": {"cells": {**CELLS, "models": ["nested", "nested"]}}}, "one stands twice"),
         ({"datasets": {"cells": {**CELLS, "models": [{"name": "unet"}]}}}, "is no model of this benchmark"),
+        ({"anchors": "ubench:dsb"}, "are of one data set.*give anchors={cells: ubench:dsb}"),
+        ({"anchors": {"cell": "ubench:dsb"}}, "anchors.cell is no data set .*did you mean 'cells'"),
         # its scores would stand among those of networks that were trained on it
         ({"zero_shot": {"own": {"source": "cells", "data": {"root": "x"}}}}, "call it cells_to_own"),
         ({"zero_shot": {"x": {"source": "cells", "data": {}}}}, "give root=FOLDER or dataset=NAME"),
@@ -136,6 +138,15 @@ def test_what_starts_the_jobs_changes_none_of_them():
 def test_what_cannot_be_is_refused_at_once(changed, said):
     with pytest.raises(RecipeError, match=said):
         list(jobs_of(bench(**changed)))
+
+
+def test_anchors_are_of_a_data_set():
+    far = {"far": {"source": "cells", "data": {"root": "far"}}}
+    one = bench(anchors="ubench:dsb", datasets={"cells": CELLS}, zero_shot=far)
+    assert [one.anchors_of(name) for name in ("cells", "far")] == ["ubench:dsb", "cohort"]
+    several = bench(anchors={"own": "ubench:kvasir"}, zero_shot=far)
+    assert [several.anchors_of(name) for name in ("cells", "own", "far")] == ["cohort", "ubench:kvasir", "cohort"]
+    assert bench().anchors_of("own") == "cohort"
 
 
 def test_a_file_is_read_with_words_over_it(tmp_path):

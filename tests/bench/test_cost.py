@@ -1,6 +1,7 @@
 """Rows of cost: what is counted, timed, and said of what cannot be."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -82,6 +83,14 @@ def test_what_was_timed_is_kept_and_what_was_not_is_tried_with_more_time(counted
         found = costs.bench_costs(folder, seconds, "cpu")
     assert given == [1, 2]
     assert found["unet", "cells"]["ms"] == 5.0
+
+
+def test_each_data_set_is_counted_as_its_anchors_ask_for(counted):
+    folder, given = counted
+    first = costs.bench_costs(folder, 2, "cpu")["unet", "cells"]
+    frozen = replace(folder, bench=folder.bench.model_copy(update={"anchors": {"cells": "ubench:dsb"}}))
+    second = costs.bench_costs(frozen, 2, "cpu")["unet", "cells"]
+    assert (first["size"], second["size"], len(given)) == ((32, 32), (256, 256), 2)
 
 
 @pytest.mark.parametrize("cost", [{}, 5, None, {"name": "unet", "ms": 3.0}])

@@ -37,13 +37,13 @@ def bench_costs(
     What was measured before on the same machine is read from costs.json; `seconds` is what timing a model may take.
     Raises DataError if that cannot be written.
     """
-    frozen = frozen_anchors(folder)
-    here = {**machine(pick_device(device)), "counted": "ubench" if frozen else "torch"}
+    here = machine(pick_device(device))
     known = _stored(folder, here, seconds)
     asked = {(job.model, job.dataset): job for job in folder.jobs if folder.state(job) == DONE}
     timers: dict[tuple[tuple[int, ...], int, int], Timer] = {}
     for number, (key, job) in enumerate(asked.items(), start=1):
         if key not in known:
+            frozen = frozen_anchors(folder, job.dataset)
             shape = _shape(folder.result(job), frozen)
             setting = Setting(*shape, pick_device(device))
             # One reference for each size, measured right before the networks that are compared with it.
@@ -51,7 +51,7 @@ def bench_costs(
                 timers[shape] = Timer(setting, seconds, False)
             options = without_start(job.recipe.model.options)
             row = cost_row(job.recipe.model.name, options, setting, timers[shape], frozen)
-            known[key] = {**row.to_json(), "seconds": seconds}
+            known[key] = {**row.to_json(), "seconds": seconds, "counted": _counted(folder, job.dataset)}
             _store(folder, here, known)
         if progress is not None:
             progress(number, len(asked))
@@ -63,9 +63,13 @@ def without_start(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in START_OPTIONS}
 
 
-def frozen_anchors(folder: BenchFolder) -> bool:
-    """Tell whether a benchmark's U-Scores are by the anchors that U-Bench published."""
-    return folder.bench.anchors != "cohort"
+def frozen_anchors(folder: BenchFolder, dataset: str) -> bool:
+    """Tell whether the U-Scores on a data set are by the anchors that U-Bench published."""
+    return folder.bench.anchors_of(dataset) != "cohort"
+
+
+def _counted(folder: BenchFolder, dataset: str) -> str:
+    return "ubench" if frozen_anchors(folder, dataset) else "torch"
 
 
 def _shape(result: Mapping[str, Any], frozen: bool) -> tuple[tuple[int, ...], int, int]:
@@ -85,7 +89,9 @@ def _stored(folder: BenchFolder, here: dict[str, str], seconds: float) -> Costs:
             return {
                 key: cost
                 for key, cost in rows.items()
-                if cost.keys() >= _COLUMNS and (cost["ms"] is not None or cost.get("seconds", 0) >= seconds)
+                if cost.keys() >= _COLUMNS
+                and cost.get("counted") == _counted(folder, key[1])
+                and (cost["ms"] is not None or cost.get("seconds", 0) >= seconds)
             }
     return {}
 

@@ -104,8 +104,9 @@ def open_bench(bench: BenchRecipe, name: str) -> BenchFolder:
 
     Raises RecipeError if it holds other jobs, DataError if it cannot be written or if U-Bench has no such anchors.
     """
-    if bench.anchors != "cohort":
-        read_anchors(bench.anchors)  # a fault now, not after hours
+    for dataset in bench.datasets:
+        if (anchors := bench.anchors_of(dataset)) != "cohort":
+            read_anchors(anchors)  # a fault now, not after hours
     if Path(name).name != name or name == "..":
         raise RecipeError(f"name={name}: give a plain folder name; the place is set with output=FOLDER")
     path = Path(os.path.expanduser(bench.output)) / name

@@ -104,8 +104,7 @@ def method(bench: BenchRecipe, metric: str, pretrained: bool) -> dict[str, str]:
         "Tests": "Wilcoxon's signed-rank test over cases (means of patients who have several), of means over runs, "
         "corrected for all pairs by Holm's rule; it knows nothing of the chance of training, so that models count as "
         "different only where their interval leaves out 0 too",
-        "U-Score": f"arXiv:2510.07041, IoU from 0 to 1; anchors: {bench.anchors}; "
-        + _COUNTED[bench.anchors == "cohort"],
+        "U-Score": "; ".join(["arXiv:2510.07041, IoU from 0 to 1", *_anchors(bench)]),
     }
     if bench.zero_shot:
         other = ", ".join(f"{name} by networks of {t.source}" for name, t in bench.zero_shot.items())
@@ -118,6 +117,20 @@ _COUNTED = {
     False: "2D networks alone, at 256 x 256, three channels and one output; multiply-accumulates as thop counts them; "
     "anchors of speed moved to this page's machine by U-Bench's U-Net, timed beside the others",
 }
+
+
+def _anchors(bench: BenchRecipe) -> list[str]:
+    """Return for each kind of anchors which data sets have them, and how costs are counted there."""
+    named = {name: bench.anchors_of(name) for name in bench.datasets}
+    frozen = {name: anchors for name, anchors in named.items() if anchors != "cohort"}
+    told = []
+    if len(frozen) < len(named):
+        told.append(f"anchors: cohort; {_COUNTED[True]}")
+    if frozen:
+        told.append(f"anchors of {', '.join(f'{n}: {a}' for n, a in frozen.items())}; {_COUNTED[False]}")
+    return told
+
+
 _PROTOCOLS = {
     "held_out": "the checkpoint is chosen on the validation part, the test part is scored once",
     "ubench": "as U-Bench: the checkpoint is chosen on the very cases that are scored, which flatters every model",
@@ -151,7 +164,8 @@ def _pictures(folder: BenchFolder, verdict: Verdict, device: str) -> str:
 def _judged(folder: BenchFolder, scores: Scores, costs: Mapping[str, dict[str, Any]]) -> Verdict:
     volumes = any(len(row["size"]) == 3 for row in costs.values())
     # U-Bench has no volumes, so its anchors say nothing of networks that see them
-    return judge(scores, {} if volumes and frozen_anchors(folder) else costs, folder.bench.anchors)
+    frozen = frozen_anchors(folder, _source(folder, scores.target))
+    return judge(scores, {} if volumes and frozen else costs, folder.bench.anchors_of(scores.target))
 
 
 def _means(results: Results, metric: str, pretrained: bool) -> dict[str, dict[str, float]]:

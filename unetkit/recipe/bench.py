@@ -85,11 +85,21 @@ class BenchRecipe(Section):
         description="held_out: choose the checkpoint on validation, score the test part once; ubench: as U-Bench, "
         "choose and score on the same part, which flatters every model",
     )
-    anchors: str = Field("cohort", description="of the U-Score: cohort, or ubench:DATASET")
+    anchors: str | dict[str, str] = Field(
+        "cohort",
+        description="of the U-Score: cohort, or ubench:DATASET; by data set where there are several, the others by the "
+        "cohort: {polyps: ubench:kvasir}",
+    )
     jobs: Positive = Field(1, description="jobs at once on this machine; on a cluster engine.at_once says it")
     engine: EngineWord = Field(
         EngineSection(), description="what starts the jobs: local, ray or slurm, or a section with its keys"
     )
+
+    def anchors_of(self, tested: str) -> str:
+        """Return the anchors of the U-Scores on a data set; U-Bench published none of those tested without training."""
+        if isinstance(self.anchors, str):
+            return self.anchors if tested in self.datasets else "cohort"
+        return self.anchors.get(tested, "cohort")
 
     @model_validator(mode="after")
     def _agrees(self) -> BenchRecipe:
@@ -101,6 +111,16 @@ class BenchRecipe(Section):
             raise ValueError(
                 f"zero_shot.{both[0]} has the name of a data set that is trained on, and their scores would mix; "
                 f"call it {self.zero_shot[both[0]].source}_to_{both[0]}"
+            )
+        if isinstance(self.anchors, str) and self.anchors != "cohort" and len(self.datasets) > 1:
+            raise ValueError(
+                f"anchors={self.anchors} are of one data set, and IoU has others on each; give anchors="
+                f"{{{next(iter(self.datasets))}: {self.anchors}}}"
+            )
+        if not isinstance(self.anchors, str) and (wrong := [n for n in self.anchors if n not in self.datasets]):
+            raise ValueError(
+                f"anchors.{wrong[0]} is no data set that this benchmark trains on{nearest(wrong[0], self.datasets)}; "
+                f"there are {', '.join(self.datasets)}"
             )
         for name, transfer in self.zero_shot.items():
             if transfer.source not in self.datasets:
