@@ -175,6 +175,8 @@ def test_costs_are_told_as_a_table_and_written(home, capsys):
     assert code == 0
     assert [row["name"] for row in document["rows"]] == ["unext_s", "ritnet"]
     assert float(rows_of(output)[0]["gflops"]) == pytest.approx(document["rows"][0]["gflops"])
+    assert document["setting"] == "64 x 64, 3 channels, 2 outputs; gmacs are half of torch's operations"
+    assert "gmacs as the package thop counts them" in told(capsys, "cost", "models=[ritnet]", "thop=true")[1]["setting"]
     assert told(capsys, "cost", "models=[nounet]")[0] == 2
     assert "add seconds=5" in told(capsys, "cost", "throughput=true")[1]["error"]
     assert "unknown key 'retry'" in told(capsys, "table", f"run={home}", "retry=true")[1]["error"]

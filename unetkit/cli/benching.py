@@ -136,6 +136,7 @@ def cost(words: list[str]) -> Outcome:
     if args.output:
         write_rows(Path(args.output), rows)
     told = f"{' x '.join(map(str, size))}, {counted(args.channels, 'channel')}, {counted(args.classes, 'output')}"
+    told += "; gmacs as the package thop counts them" if args.thop else "; gmacs are half of torch's operations"
     told += "" if args.seconds is None else f", {setting.form} on {setting.device}"
     return {"setting": told, "rows": rows}, f"{as_text(_shown(rows))}\n{told}"
 
