@@ -5,8 +5,10 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+from unetkit.bench import claims
 from unetkit.bench.claims import CLAIM, claim, held
 
 
@@ -39,6 +41,20 @@ def test_a_job_of_a_process_that_has_gone_is_taken_over_by_one(tmp_path):
     assert not held(tmp_path / "job")
     with ThreadPoolExecutor(16) as pool:
         won = [own for own in pool.map(lambda _: claim(tmp_path / "job"), range(64)) if own]
+    assert len(won) == 1
+
+
+def test_nobody_takes_over_what_another_has_just_taken_over(tmp_path, monkeypatch):
+    maker(tmp_path / "job", socket.gethostname(), gone())
+
+    def slowly(place):
+        found = held(place)
+        time.sleep(0.05)  # in which others look too
+        return found
+
+    monkeypatch.setattr(claims, "held", slowly)
+    with ThreadPoolExecutor(8) as pool:
+        won = [own for own in pool.map(lambda _: claim(tmp_path / "job"), range(8)) if own]
     assert len(won) == 1
 
 

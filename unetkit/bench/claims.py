@@ -7,6 +7,7 @@ carries it out, perhaps on another machine, takes the claim over by showing the 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ from pathlib import Path
 from uuid import uuid4
 
 CLAIM = "claim.json"
+_LOCK = ".claim.lock"
 _SILENT, _RENEW_EVERY = 600.0, 30.0
 """Seconds without renewal after which a maker on another machine counts as gone, and between two renewals."""
 _LOST = 3
@@ -76,19 +78,26 @@ def claim(place: Path, ticket: str | None = None) -> Claim | None:
         made.write_text(text, encoding="utf-8")
         made.replace(path)
         return own
-    if path.exists() and not held(place):
-        # Renaming succeeds for one of those that find it abandoned, and for no other.
-        grave = path.with_name(f".{uuid4().hex}.{CLAIM}")
-        with suppress(FileNotFoundError):
-            path.rename(grave)
-            grave.unlink()
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return None
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    # of those that find it abandoned a second would take away what the first has put in its place
+    with _alone(place):
+        if path.exists() and not held(place):
+            path.unlink(missing_ok=True)
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return None
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
     return own
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Keep other processes out of the block; a lock that ends with its process, so that none is left behind."""
+    with (place / _LOCK).open("a") as file:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def maker_of(place: Path) -> Maker | None:
