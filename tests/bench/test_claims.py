@@ -7,6 +7,9 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
 
 from unetkit.bench import claims
 from unetkit.bench.claims import CLAIM, claim, held
@@ -56,6 +59,16 @@ def test_nobody_takes_over_what_another_has_just_taken_over(tmp_path, monkeypatc
     with ThreadPoolExecutor(8) as pool:
         won = [own for own in pool.map(lambda _: claim(tmp_path / "job"), range(8)) if own]
     assert len(won) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells when a process began")
+def test_a_later_process_of_the_same_number_holds_nothing(tmp_path):
+    claim(tmp_path)
+    assert held(tmp_path)
+    path = tmp_path / CLAIM
+    path.write_text(json.dumps({**json.loads(path.read_text()), "born": "1"}))
+    assert not held(tmp_path)
+    assert claim(tmp_path) is not None
 
 
 def test_another_machine_keeps_its_job_while_it_renews_the_claim(tmp_path):

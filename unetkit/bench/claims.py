@@ -30,11 +30,12 @@ _LOST = 3
 
 @dataclass(frozen=True)
 class Maker:
-    """The process that made a claim, and the attempt that it was made for."""
+    """The process that made a claim, and the attempt that it was made for; `born` tells it from a later one."""
 
     host: str
     pid: int
     ticket: str = ""
+    born: str = ""
 
     @property
     def here(self) -> bool:
@@ -70,7 +71,7 @@ def claim(place: Path, ticket: str | None = None) -> Claim | None:
     """
     place.mkdir(parents=True, exist_ok=True)
     path, own = place / CLAIM, Claim(place / CLAIM, ticket or uuid4().hex)
-    text = json.dumps(asdict(Maker(socket.gethostname(), os.getpid(), own.ticket)))
+    text = json.dumps(asdict(Maker(socket.gethostname(), os.getpid(), own.ticket, _born(os.getpid()))))
     maker = maker_of(place)
     if maker is not None and maker.ticket == ticket:
         # in one step: nobody else may find the folder unclaimed in between
@@ -104,7 +105,7 @@ def maker_of(place: Path) -> Maker | None:
     """Return who claimed a job's folder; None if nobody did, or the claim cannot be read."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         tree = json.loads((place / CLAIM).read_text(encoding="utf-8"))
-        return Maker(str(tree["host"]), int(tree["pid"]), str(tree.get("ticket", "")))
+        return Maker(str(tree["host"]), int(tree["pid"]), str(tree.get("ticket", "")), str(tree.get("born", "")))
     return None
 
 
@@ -116,7 +117,10 @@ def held(place: Path) -> bool:
         return False
     maker = maker_of(place)
     # Without one: being written at this moment, or cut off long ago by a full disk.
-    return alive(maker.pid) if maker is not None and maker.here else silent < _SILENT
+    if maker is None or not maker.here:
+        return silent < _SILENT
+    # after a restart the number may be that of any other process
+    return alive(maker.pid) and maker.born in ("", _born(maker.pid))
 
 
 @contextmanager
@@ -153,5 +157,17 @@ def alive(process: int) -> bool:
         return True
     with suppress(OSError, IndexError):
         # a dead one that its parent has not asked about yet keeps its number; state Z on Linux
-        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+        return _status(process)[0] != "Z"
     return True
+
+
+def _born(process: int) -> str:
+    """Return when a process began, in ticks of the system since it was started; nothing where that is not told."""
+    with suppress(OSError, IndexError):
+        return _status(process)[19]
+    return ""
+
+
+def _status(process: int) -> list[str]:
+    """Return what Linux tells of a process, from its state on."""
+    return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
