@@ -92,6 +92,9 @@ TABLE = [
     ("worst", False, False, (1, 1, 1, 0, 0, 1)),
     ("worst", True, False, (0, 0, 0, NAN, DIAGONAL, 0)),
     ("worst", False, True, (0, 0, 0, -1, DIAGONAL, 0)),
+    ("zero", False, False, (0, 0, 0, NAN, NAN, 0)),
+    ("zero", True, False, (0, 0, 0, NAN, NAN, 0)),
+    ("zero", False, True, (0, 0, 0, -1, NAN, 0)),
     ("synapse", False, False, (0, NAN, NAN, NAN, 0, NAN)),
     ("synapse", True, False, (1, NAN, NAN, NAN, 0, NAN)),
     ("synapse", False, True, (0, NAN, NAN, NAN, 0, NAN)),
@@ -105,7 +108,7 @@ def test_empty_rules(rule, predicted, wanted, expected):
     np.testing.assert_allclose(given, expected)
 
 
-@pytest.mark.parametrize("rule", ["skip", "one", "worst", "synapse"])
+@pytest.mark.parametrize("rule", ["skip", "one", "worst", "zero", "synapse"])
 def test_no_rule_touches_a_class_that_both_have(rule):
     pred, ref = case()
     assert (

@@ -56,7 +56,7 @@ def caveat_lines(advice: Advice, evidence: Sequence[Evidence]) -> list[str]:
 
 def _of_source(one: Evidence) -> list[str]:
     budget, seeds = one.about["budget"], one.about["seeds"]
-    spent = " or ".join(f"{budget[key]} {key}" for key in ("steps", "minutes") if key in budget)
+    spent = " or ".join(f"{budget[key]} {key}" for key in ("steps", "minutes", "epochs") if key in budget)
     lines = [
         f"{one.name}: every network trained for {spent}, {counted(len(seeds), 'seed')}, on "
         f"{', '.join(one.about['devices'])}; longer training may rank them otherwise"

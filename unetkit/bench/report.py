@@ -21,7 +21,7 @@ from unetkit.data.catalog import DATASETS
 from unetkit.engine.result import machine
 from unetkit.errors import DataError, UnetkitError, counted
 from unetkit.infer.device import pick_device
-from unetkit.recipe.bench import BenchRecipe, Budget, labelled
+from unetkit.recipe.bench import UBENCH_EPOCHS, BenchRecipe, Budget, labelled
 from unetkit.registry import catalog
 from unetkit.report.write import write_page
 
@@ -98,7 +98,7 @@ def method(bench: BenchRecipe, metric: str, pretrained: bool) -> dict[str, str]:
         "Start": "weights trained on other images"
         if pretrained
         else "random weights; networks that start trained are on a page of their own",
-        "Protocol": _PROTOCOLS[bench.protocol],
+        **_protocol(bench),
         "Intervals": "percentile bootstrap, 2000 draws of cases (patients as a whole, the same ones for every model); "
         "what other runs would add is drawn from Student's distribution with the spread of each model's own",
         "Tests": "Wilcoxon's signed-rank test over cases (means of patients who have several), of means over runs, "
@@ -133,11 +133,36 @@ def _anchors(bench: BenchRecipe) -> list[str]:
 
 _PROTOCOLS = {
     "held_out": "the checkpoint is chosen on the validation part, the test part is scored once",
-    "ubench": "as U-Bench: the checkpoint is chosen on the very cases that are scored, which flatters every model",
+    "ubench": "as U-Bench: the checkpoint is chosen on the very cases that are scored, which flatters every model; a "
+    "class absent from prediction and reference counts 0, unless the recipe says otherwise (evaluate.empty)",
 }
+_UBENCH_FAULTS = (
+    "the best of all epochs is picked on the reported cases, so that scores are maxima and no held-out test is left; "
+    "one seed, so that the chance of training passes for a difference between models; pretrained and random starts in "
+    "one ranking (39 of 106 of its networks start trained, its ten best among them), which are kept apart here; FLOPs "
+    "counted by thop, which misses attention and scans; no intervals, and t-tests without correction for some 3000 "
+    "comparisons; an empty case that is rightly left empty scores 0; few cases (13 to 67 in five data sets)"
+)
+_UBENCH_DIFFERENCES = (
+    "pictures are normalised by ImageNet's mean and deviation and then divided by 255 once more in most of its data "
+    "sets, here as data.normalization says; it scores at the resized size, here on each case's own grid; it chooses by "
+    "IoU, here by Dice, which ranks single cases alike but not means; its deep supervision averages all outputs, here "
+    "coarser ones count less; grey pictures keep their one channel; its own 7:3 lists are in no repository, so that "
+    "splits are drawn. Training is by the recipe, and recipe=bench_ubench has U-Bench's as far as keys can say it"
+)
 
 
-def _spent(budget: Budget) -> str:
+def _protocol(bench: BenchRecipe) -> dict[str, str]:
+    """Return how checkpoints are chosen and cases scored; of U-Bench's way also its faults, and what differs here."""
+    told = {"Protocol": _PROTOCOLS[bench.protocol]}
+    if bench.protocol == "ubench":
+        told |= {"Faults of U-Bench's protocol": _UBENCH_FAULTS, "Not as in U-Bench": _UBENCH_DIFFERENCES}
+    return told
+
+
+def _spent(budget: Budget | None) -> str:
+    if budget is None:
+        return f"{counted(UBENCH_EPOCHS, 'epoch')}, as U-Bench"
     steps = None if budget.steps is None else counted(budget.steps, "step")
     minutes = None if budget.minutes is None else f"{budget.minutes:g} minutes"
     return " or ".join(part for part in (steps, minutes) if part)

@@ -27,7 +27,7 @@ OVERLAPS = {
 DISTANCES = ("hd95", "assd", "nsd")
 COUNTS = ("predicted_voxels", "reference_voxels")
 METRICS = (*OVERLAPS, *DISTANCES, *INSTANCE_METRICS)
-EMPTY_RULES = ("skip", "one", "worst", "synapse")
+EMPTY_RULES = ("skip", "one", "worst", "zero", "synapse")
 
 # What agreement without a voxel is worth: ratios 1, differences and distances 0.
 PERFECT = {**dict.fromkeys(METRICS, 1.0), "volume_difference": 0.0, "hd95": 0.0, "assd": 0.0}
@@ -47,9 +47,10 @@ class Rules(Protocol):
 
         "skip" leaves every metric of a class undefined that the reference lacks; "one" counts a class absent from
         both masks as perfect; "worst" as "one", and what else is undefined becomes the worst value (distances: the
-        image's diagonal; the volume difference has none); "synapse" gives Dice 1 if only the reference is empty and
+        image's diagonal; the volume difference has none); "zero" makes every undefined ratio 0, of a class absent from
+        both masks too, as U-Bench does; "synapse" gives Dice 1 if only the reference is empty and
         Dice 0 if the prediction is, with HD95 0 and no other metric. Distances to an empty mask stay undefined under
-        "skip" and "one".
+        "skip", "one" and "zero".
         """
 
     @property
@@ -186,6 +187,9 @@ def _with_rule(
         return {name: published.get(name, math.nan) for name in scores}
     if rule == "skip" and ref_empty:
         return dict.fromkeys(scores, math.nan)
+    if rule == "zero":
+        ratios = {*OVERLAPS, "nsd"} - {"volume_difference"}
+        return {n: v if math.isfinite(v) else 0.0 if n in ratios else math.nan for n, v in scores.items()}
     if pred_empty and ref_empty:
         return {name: PERFECT[name] for name in scores}
     # volume_difference is not bounded, so it has no worst value and stays undefined.
@@ -228,6 +232,8 @@ EMPTY_SENTENCES = {
     "one": "a class absent from both masks counts as perfect; distances to an empty mask are undefined",
     "worst": "a class absent from both masks counts as perfect; "
     "distances to an empty mask are the image's diagonal, other undefined ratios 0",
+    "zero": "a class absent from both masks counts 0, as any undefined ratio (U-Bench's rule, by which the best that a "
+    "network can do is scored as a failure); distances to an empty mask are undefined",
     "synapse": "as the published Synapse code: predicted but not in the reference gives Dice 1, HD95 0; "
     "not predicted gives Dice 0, HD95 0 (this rewards false positives in absent organs)",
 }

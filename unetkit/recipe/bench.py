@@ -26,6 +26,10 @@ _BUDGETED = ("epochs", "steps_per_epoch", "max_minutes", "patience", "select")
 _LABEL = re.compile(r"[\w.+-]+")
 # At most, so that validation and learning rate move on at the same steps for every model.
 _EPOCHS = 50
+UBENCH_EPOCHS = 300
+"""Passes over the cases that U-Bench trains every network for."""
+_PROTOCOLS: dict[str, Tree] = {"held_out": {}, "ubench": {"evaluate": {"empty": "zero"}}}
+"""Keys that a protocol settles, below those of the recipe."""
 
 
 class Budget(Section):
@@ -76,14 +80,17 @@ class BenchRecipe(Section):
         "`models`, a list of labels, it is for these alone"
     )
     seeds: Annotated[list[int], Field(min_length=1)] = Field([0, 1, 2], description="a training of each model for each")
-    budget: Budget
+    budget: Budget | None = Field(
+        None, description=f"may be left out with protocol=ubench alone, for its {UBENCH_EPOCHS} epochs"
+    )
     recipe: Tree = Field({}, description="keys of a recipe that hold for all jobs")
     per_model: dict[str, Tree] = Field({}, description="label of a model -> keys of a recipe that hold for it alone")
     zero_shot: dict[str, Transfer] = Field({}, description="name -> another data set and whose networks it tests")
     protocol: Literal["held_out", "ubench"] = Field(
         "held_out",
         description="held_out: choose the checkpoint on validation, score the test part once; ubench: as U-Bench, "
-        "choose and score on the same part, which flatters every model",
+        "choose and score on the same part, which flatters every model, and count a class absent from both masks as 0 "
+        "(recipe=bench_ubench has its training too)",
     )
     anchors: str | dict[str, str] = Field(
         "cohort",
@@ -103,6 +110,8 @@ class BenchRecipe(Section):
 
     @model_validator(mode="after")
     def _agrees(self) -> BenchRecipe:
+        if self.budget is None and self.protocol != "ubench":
+            raise ValueError("budget is missing; give budget.steps=NUMBER or budget.minutes=NUMBER")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds} hold one twice; a seed is a training of its own")
         if wrong := [name for name in (*self.datasets, *self.zero_shot) if not _is_folder_name(name)]:
@@ -219,7 +228,14 @@ def jobs_of(bench: BenchRecipe) -> Iterator[BenchJob]:
             transfers = {n: _other(bench, n, t.data) for n, t in bench.zero_shot.items() if t.source == dataset}
             for label in meant[dataset]:
                 model = models[label]
-                parts = [bench.recipe, own, bench.per_model.get(label, {}), {"model": model}, _budget(bench)]
+                parts = [
+                    _PROTOCOLS[bench.protocol],
+                    bench.recipe,
+                    own,
+                    bench.per_model.get(label, {}),
+                    {"model": model},
+                    _budget(bench),
+                ]
                 tree: Tree = {}
                 for part in parts:
                     tree = merged(tree, part)
@@ -272,6 +288,8 @@ def _is_folder_name(name: str) -> bool:
 def _budget(bench: BenchRecipe) -> Tree:
     """Return the keys by which every job trains equally long."""
     budget, train = bench.budget, dict[str, Any]()
+    if budget is None:
+        return {"train": {"epochs": UBENCH_EPOCHS, "validate_every": 1}}
     if budget.steps is not None:
         epochs = budget.epochs()
         train = {"epochs": epochs, "steps_per_epoch": budget.steps // epochs}
@@ -294,7 +312,8 @@ def _recipe(bench: BenchRecipe, tree: Tree, seed: int, where: str) -> Recipe:
     faults = [f"{key} is decided by the benchmark" for key in _SETTLED if key in tree]
     faults += ["model is decided by `models`"] if any("model" in part for part in given) else []
     # without steps the epochs are the recipe's own
-    decided = _BUDGETED if bench.budget.steps is None else (*_BUDGETED, "validate_every")
+    own_epochs = bench.budget is not None and bench.budget.steps is None
+    decided = _BUDGETED if own_epochs else (*_BUDGETED, "validate_every")
     faults += [
         f"train.{key} is decided by budget, alike for all" for key in decided
         if any(key in part.get("train", {}) for part in given)

@@ -253,10 +253,11 @@ class InferSection(Section):
 class EvaluateSection(Section):
     """What is measured on whole cases."""
 
-    empty: Literal["skip", "one", "synapse", "worst"] = Field(
+    empty: Literal["skip", "one", "synapse", "worst", "zero"] = Field(
         "skip",
         description="a class absent from the reference: skip it; one: both empty counts as perfect; "
-        "synapse: the published rule of the Synapse code; worst: as one, and infinite distances become the diagonal",
+        "synapse: the published rule of the Synapse code; worst: as one, and infinite distances become the diagonal; "
+        "zero: both empty counts 0, as in U-Bench",
     )
     surface: Literal["voxel", "element"] = Field(
         "voxel", description="surface definition: border voxels or area elements"
