@@ -14,6 +14,7 @@ from unetkit.checkpoint import load_checkpoint
 from unetkit.engine.faults import Load, explained, out_of_memory
 from unetkit.engine.fit import READ_EVERY, Score, fit
 from unetkit.engine.log import RunLog, read_log
+from unetkit.engine.pulse import Decision, Pulse
 from unetkit.engine.state import LAST, Progress, Saver
 from unetkit.errors import CheckpointError, RecipeError
 
@@ -142,6 +143,77 @@ def test_time_that_is_over_at_the_end_of_an_epoch_validates_too(make_job):
     progress = fit(job, build(recipe))
     validated = [r["step"] for r in read_log(job.folder / "log.jsonl") if "val_dice" in r]
     assert validated == [progress.step]
+
+
+class Clock:
+    """Time that moves on by the same tick whenever somebody looks at it."""
+
+    def __init__(self, tick: float) -> None:
+        self.now, self.tick = 1000.0, tick
+
+    def monotonic(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+def test_minutes_alone_are_a_whole_schedule_with_validations_at_equal_shares(make_job, monkeypatch, capsys):
+    monkeypatch.setattr("unetkit.engine.fit.time", Clock(0.05))
+    recipe = small_recipe(epochs=None, max_minutes=1.0, validations=4, schedule={"name": "cosine"})
+    job = replace(make_job(recipe), shown=True, steps_per_epoch=2)
+    progress = fit(job, build(recipe))
+    records = read_log(job.folder / "log.jsonl")
+    rates = [r["lr"] for r in records if "loss" in r]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > 0.049
+    assert rates[-1] < 1e-3
+    done = [r["seconds"] / 60 for r in records if "val_dice" in r]
+    # at the end of the first epoch after each quarter, an epoch being some hundredth of the minute
+    assert done == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=0.03)
+    assert "stopped" not in records[-1]
+    assert "stopped early" not in capsys.readouterr().err
+    assert fit(job, build(recipe)).step == progress.step  # resumed it stays ended
+
+
+def test_resumed_the_schedule_by_the_clock_goes_on_where_it_was(make_job, monkeypatch):
+    monkeypatch.setattr("unetkit.engine.fit.time", Clock(0.05))
+    recipe = small_recipe(epochs=None, max_minutes=1.0, validations=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_job(recipe, StopAt(60), name="cut"), build(recipe))
+    folder = make_job(recipe, name="cut").folder
+    at = load_checkpoint(folder, "last").state["progress"]["seconds"]
+    assert 5 < at < 55
+    monkeypatch.setattr("unetkit.engine.fit.time", Clock(0.05))
+    fit(make_job(recipe, name="cut"), build(recipe))
+    later = [r for r in read_log(folder / "log.jsonl") if "loss" in r and r["step"] > 60]
+    assert later[0]["lr"] < 0.05 * (1 - at / 60) ** 0.9 + 1e-6
+    assert 58 < read_log(folder / "log.jsonl")[-1]["seconds"] < 64
+
+
+@pytest.mark.parametrize(("wanted", "epochs"), [(2, [3, 6]), (4, [2, 3, 5, 6]), (6, [1, 2, 3, 4, 5, 6]), (1, [6])])
+def test_validations_are_as_many_as_asked_at_equal_shares_of_the_steps(make_job, wanted, epochs):
+    recipe = small_recipe(epochs=6, validations=wanted, validate_every=1)
+    job = make_job(recipe)
+    fit(job, build(recipe))
+    assert [r["epoch"] for r in read_log(job.folder / "log.jsonl") if "val_dice" in r] == epochs
+
+
+def test_a_training_has_an_end():
+    with pytest.raises(ValueError, match=r"epochs=null needs max_minutes=NUMBER"):
+        small_recipe(epochs=None)
+
+
+def test_processes_go_by_the_clock_of_the_first():
+    class Two:
+        world = 2
+
+        def gather(self, mine):
+            asked, _, spent = mine
+            return [(asked, Decision("", False, 0.25), spent), mine]
+
+    pulse = Pulse(Two())
+    assert pulse.decide(Decision("", False, 0.5), closing=True).over == 0.25
+    pulse._due = 10
+    assert pulse.decide(Decision("", False, 0.6), closing=False).over is None  # what was agreed on holds
 
 
 class Scripted:

@@ -32,6 +32,13 @@ def test_warm_up_rises_in_equal_steps_and_meets_the_base(name):
     assert max(found) == found[10] == pytest.approx(0.01)
 
 
+def test_without_steps_the_rate_follows_the_time_that_is_over():
+    schedule = ScheduleSection(warmup=0.5)
+    assert learning_rate(schedule, 0.01, 4, None, 10, 0.9) == pytest.approx(0.01 * 5 / 6)
+    for over in (0.0, 0.3, 1.0):
+        assert learning_rate(schedule, 0.01, 700, None, 10, over) == pytest.approx(0.01 * (1 - over) ** 0.9)
+
+
 def test_poly_stops_at_the_floor():
     assert min(rates(ScheduleSection(min_lr=0.002))) == 0.002
 

@@ -67,13 +67,17 @@ def convolution_rate(dims: int, precision: str, device: torch.device) -> float:
     return work / fastest
 
 
-def in_words(expected: Mapping[str, float], steps_per_epoch: int, epochs: int) -> str:
-    """Return memory and times in one line: "6.1 GB, 0.25 s a step, 1 min an epoch, 1.7 h in all"."""
+def in_words(expected: Mapping[str, float], steps_per_epoch: int, epochs: int | None) -> str:
+    """Return memory and times in one line: "6.1 GB, 0.25 s a step, 1 min an epoch, 1.7 h in all".
+
+    Without epochs the time in all is given beforehand, and left out.
+    """
     parts = [f"{expected['memory_gb']:.3g} GB"] if "memory_gb" in expected else []
     if "seconds_per_step" in expected:
         step = expected["seconds_per_step"]
         whole = step * steps_per_epoch
-        parts += [f"{step:.2g} s a step", f"{_time(whole)} an epoch", f"{_time(whole * epochs)} in all"]
+        parts += [f"{step:.2g} s a step", f"{_time(whole)} an epoch"]
+        parts += [f"{_time(whole * epochs)} in all"] if epochs is not None else []
     return ", ".join(parts)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from unetkit.engine.device import library_switches
 from unetkit.engine.expectation import MEASURED_AT, Comparison, in_words
 from unetkit.engine.faults import Load, explained
+from unetkit.engine.horizon import Horizon
 from unetkit.engine.interrupt import uninterrupted
 from unetkit.engine.log import Display, NoLog, RunLog
 from unetkit.engine.optim import learning_rate
@@ -63,9 +64,10 @@ class Job:
     expected: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def steps(self) -> int:
-        """Steps of the whole training."""
-        return self.recipe.train.epochs * self.steps_per_epoch
+    def steps(self) -> int | None:
+        """Steps of the whole training; None for one that lasts `train.max_minutes`, whatever its steps."""
+        epochs = self.recipe.train.epochs
+        return None if epochs is None else epochs * self.steps_per_epoch
 
 
 def fit(job: Job, stepper: Stepper) -> Progress:
@@ -93,7 +95,9 @@ class _Loop:
         self.saver = Saver(job.folder, job.recipe, job.plan)
         self.group, board = stepper.group, self.settings.tensorboard
         self.log = RunLog(job.folder, progress.log_bytes, progress.step, board) if self.group.leads else NoLog()
-        self.display = Display(job.steps, progress.step, job.shown and self.group.leads)
+        self.horizon = Horizon(self.settings, job.steps)
+        shown, limit = job.shown and self.group.leads, 60 * (self.settings.max_minutes or 0)
+        self.display = Display(job.steps, progress.step, shown, limit)
         self.watch, self.pulse = LossWatch(self.group), Pulse(self.group)
         # seconds of earlier processes count: max_minutes is of the run, not of the process
         self.started = time.monotonic() - progress.seconds
@@ -101,7 +105,8 @@ class _Loop:
         self.waited = self.all_waited = 0.0
         self.first = progress.step + 1
         self.comparison = Comparison(job.expected, stepper.device, stepper.network, progress.step)
-        self.stopped = self.group.first(self._why_to_stop)
+        self.over = 0.0
+        self._agree()
 
     def run(self) -> Progress:
         told = in_words(self.job.expected, self.job.steps_per_epoch, self.settings.epochs)
@@ -130,12 +135,15 @@ class _Loop:
         # the loader counts batches, a step takes several
         source = self.job.loader.batches(self.progress.step * self.settings.accumulate)
         try:
-            while self.progress.step < self.job.steps and not self.stopped:
+            while self._unfinished() and not self.stopped:
                 self._step(source)
                 self._after_step()
         finally:
             if isinstance(source, Generator):
                 source.close()  # ends the loader's processes now, not when somebody collects garbage
+
+    def _unfinished(self) -> bool:
+        return self.job.steps is None or self.progress.step < self.job.steps
 
     def _step(self, source: Iterator[Batch]) -> None:
         step = self.progress.step
@@ -145,7 +153,7 @@ class _Loop:
         moment = f"step {step} (cases {', '.join(dict.fromkeys(cases))})"
         # weights, loss and step number change together or not at all, as Ctrl-C saves what it finds
         with uninterrupted(), explained(moment, _load(self.job, self.stepper)):
-            self.stepper.loss.progress.fill_(step / self.job.steps)
+            self.stepper.loss.progress.fill_(self._share(step))
             values = self.stepper(batches, step, self.job.recipe.seed, rate)
             self.watch.add(values, step, rate, cases)
             self.progress.step += 1
@@ -159,7 +167,22 @@ class _Loop:
 
     def _rate(self, step: int) -> float:
         base = self.settings.optimizer.lr
-        return learning_rate(self.settings.schedule, base, step, self.job.steps, self.job.steps_per_epoch)
+        return learning_rate(self.settings.schedule, base, step, self.job.steps, self.job.steps_per_epoch, self.over)
+
+    def _share(self, step: int) -> float:
+        """Return which part of the training is over, as all processes have it."""
+        return self.over if self.job.steps is None else self.horizon.share(step, 0.0)
+
+    def _agree(self) -> None:
+        """Go by the clock of the first process."""
+        wanted = self.group.first(self._wanted)
+        self.stopped, self.over = wanted.stopped, wanted.over or 0.0
+
+    def _wanted(self) -> Decision:
+        """Return what this process, by its clock, would do now."""
+        seconds = time.monotonic() - self.started
+        due = time.monotonic() - self.saved > 60 * self.settings.checkpoint_minutes
+        return Decision(self._why_to_stop(), due, self.horizon.share(self.progress.step, seconds))
 
     def _why_to_stop(self) -> str:
         """Return why training ends before its last epoch, or nothing."""
@@ -173,12 +196,11 @@ class _Loop:
         return ""
 
     def _after_step(self) -> None:
-        self.display.step()
+        self.display.step(time.monotonic() - self.started)
         step = self.progress.step
         # asked once a step: an epoch that closes now must know whether it is the last one, to validate
-        due = time.monotonic() - self.saved > 60 * self.settings.checkpoint_minutes
-        decision = self.pulse.decide(Decision(self._why_to_stop(), due), step % self.job.steps_per_epoch == 0)
-        self.stopped = decision.stopped
+        decision = self.pulse.decide(self._wanted(), step % self.job.steps_per_epoch == 0)
+        self.stopped, self.over = decision.stopped, self.over if decision.over is None else decision.over
         if step == self.first and self.stepper.fallback:
             self.display.say(f"train.compile: not compiled, going on without ({self.stepper.fallback})")
         self._compare(step)
@@ -231,10 +253,13 @@ class _Loop:
         total, count = self.progress.losses
         record: dict[str, Any] = {"step": step, "epoch": epoch, "epoch_loss": total / max(count, 1)}
         final = force or bool(self.stopped) or step == self.job.steps
-        if self.job.validate is not None and (final or epoch % self.settings.validate_every == 0):
+        due = self.horizon.validates(epoch, self._share(step), self.progress.validated)
+        if self.job.validate is not None and (final or due):
+            self.progress = replace(self.progress, validated=self._share(step))
             record |= self._validate(self.job.validate)
-            self.stopped = self.group.first(self._why_to_stop)
-        if self.stopped and step < self.job.steps:
+            self._agree()
+        # to end with its minutes is no early end of a training that is as long as they are
+        if self.stopped and self._unfinished() and not (self.job.steps is None and self.over >= 1):
             record["stopped"] = self.stopped
         record["seconds"] = self._clock()
         self.log.write(record)
@@ -282,7 +307,8 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _line(record: dict[str, Any], epochs: int) -> str:
+def _line(record: dict[str, Any], epochs: int | None) -> str:
     dice = f", dice {record['val_dice']:.4f}" if record.get("val_dice") is not None else ""
-    line = f"epoch {record['epoch']}/{epochs}: loss {record['epoch_loss']:.4f}{dice}, {record['seconds']:.0f} s"
+    whole = "" if epochs is None else f"/{epochs}"
+    line = f"epoch {record['epoch']}{whole}: loss {record['epoch_loss']:.4f}{dice}, {record['seconds']:.0f} s"
     return line + (f"; stopped early: {record['stopped']}" if "stopped" in record else "")

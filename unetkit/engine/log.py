@@ -86,18 +86,27 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+_BY_THE_CLOCK = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s{postfix}"
+
+
 class Display:
-    """Progress of the steps on stderr: a bar with rate, time left and loader wait, or a line an epoch if piped."""
+    """Progress of the steps on stderr: a bar with rate, time left and loader wait, or a line an epoch if piped.
 
-    def __init__(self, total: int, done: int, shown: bool) -> None:
-        self.shown = shown
-        bar = shown and sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=done, unit="step", desc="train", dynamic_ncols=True) if bar else None
+    Of a training whose steps nobody knows the bar shows the `seconds` that it lasts.
+    """
 
-    def step(self) -> None:
-        """Count one step."""
+    def __init__(self, total: int | None, done: int, shown: bool, seconds: float = 0.0) -> None:
+        self.shown, self._counts = shown, total is not None
+        self._bar = None
+        if shown and sys.stderr.isatty():
+            counted: dict[str, Any] = {"total": total, "initial": done, "unit": "step"}
+            timed: dict[str, Any] = {"total": seconds, "bar_format": _BY_THE_CLOCK}
+            self._bar = tqdm(desc="train", dynamic_ncols=True, **(counted if self._counts else timed))
+
+    def step(self, seconds: float) -> None:
+        """Count one step, after so many seconds of training."""
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(1 if self._counts else min(seconds, self._bar.total) - self._bar.n)
 
     def numbers(self, loss: float, wait: float) -> None:
         """Show the present loss and the share of the time spent waiting for the loader."""

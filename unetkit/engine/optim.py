@@ -83,17 +83,20 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float, least:
     return [group for group in groups if group["params"]]
 
 
-def learning_rate(section: ScheduleSection, base: float, step: int, total: int, steps_per_epoch: int) -> float:
+def learning_rate(
+    section: ScheduleSection, base: float, step: int, total: int | None, steps_per_epoch: int, over: float = 0.0
+) -> float:
     """Return the rate of a step, 0 to total - 1: linear warm-up to `base`, then the chosen decay to `min_lr`.
 
-    poly: base * (1 - t)^power, cosine: half a cosine, with t from 0 to 1 over the steps after the warm-up.
+    poly: base * (1 - t)^power, cosine: half a cosine, with t from 0 to 1 over the steps after the warm-up; where nobody
+    knows the steps (None), t is `over`, the share of the training's time that is over, 0 to 1.
     """
     # never from 0: a first step of rate 0 would be wasted
     warmup = round(section.warmup * steps_per_epoch)
     if step < warmup:
         return base * (step + 1) / (warmup + 1)
     # a function of the step alone, so resuming needs no scheduler state; nnU-Net changes it once an epoch
-    t = (step - warmup) / max(total - warmup, 1)
+    t = over if total is None else (step - warmup) / max(total - warmup, 1)
     if section.name == "poly":
         return max(base * (1 - t) ** section.power, section.min_lr)
     if section.name == "cosine":

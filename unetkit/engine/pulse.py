@@ -23,10 +23,14 @@ _MOST_STEPS = 20
 
 @dataclass(frozen=True)
 class Decision:
-    """What all processes do after a step: end the training, for a reason, and save."""
+    """What all processes do after a step: end the training, for a reason, and save.
+
+    `over` is the share of the training that is over, by the clock that they go by; None leaves it as it was.
+    """
 
     stopped: str = ""
     save: bool = False
+    over: float | None = None
 
 
 class Pulse:

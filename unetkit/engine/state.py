@@ -34,8 +34,9 @@ BEST = "best.safetensors"
 class Progress:
     """Steps and epochs done, the best validation so far, wall-clock seconds, and the running epoch's losses.
 
-    `stale` counts the validations since the best one. `epochs` counts those that are closed (validated and logged);
-    `log_bytes` is the length of log.jsonl. `threads` are those that compute on a CPU: how sums are split over threads
+    `stale` counts the validations since the best one, `validated` is the share of the training that was over at the
+    last one. `epochs` counts those that are closed (validated and logged); `log_bytes` is the length of log.jsonl.
+    `threads` are those that compute on a CPU: how sums are split over threads
     shows in the last bit, so a resumed run keeps them.
     """
 
@@ -44,6 +45,7 @@ class Progress:
     best: float | None = None
     best_step: int = 0
     stale: int = 0
+    validated: float = 0.0
     seconds: float = 0.0
     log_bytes: int = 0
     threads: int = field(default_factory=torch.get_num_threads)

@@ -162,7 +162,11 @@ class PretrainSection(Section):
 class TrainSection(Section):
     """The training loop."""
 
-    epochs: Positive = Field(100, description="length of the training; the learning rate follows it")
+    epochs: Positive | None = Field(
+        100,
+        description="length of the training; the learning rate follows it. null: as long as max_minutes, which the "
+        "learning rate then follows",
+    )
     steps_per_epoch: Positive | None = Field(
         None, description="steps of an epoch; without it one pass over the cases (or slices)"
     )
@@ -193,6 +197,9 @@ class TrainSection(Section):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field("auto", description="loader processes")
     validate_every: Positive = Field(10, description="epochs between whole-case validations")
+    validations: Positive | None = Field(
+        None, description="so many whole-case validations at equal shares of the training, instead of validate_every"
+    )
     validation_cases: Positive | None = Field(
         None, description="at most this many cases in those; the last one takes all"
     )
@@ -222,3 +229,9 @@ class TrainSection(Section):
         None, description="run or checkpoint whose weights to start from; heads that differ stay new"
     )
     tensorboard: bool = Field(False, description="write TensorBoard files too (extra 'tensorboard')")
+
+    @model_validator(mode="after")
+    def _ends(self) -> TrainSection:
+        if self.epochs is None and self.max_minutes is None:
+            raise ValueError("epochs=null needs max_minutes=NUMBER, or the training would never end")
+        return self

@@ -27,10 +27,11 @@ class _Child:
     process: Process
 
 
-def run_at_once(schedule: Schedule, places: Sequence[Slot], words: Sequence[str], epochs: int) -> None:
+def run_at_once(schedule: Schedule, places: Sequence[Slot], words: Sequence[str], epochs: int | None) -> None:
     """Train all runs of a schedule, as many at once as there are places.
 
-    `words` are those of the command line that each process gets besides its device, `epochs` the length of a run.
+    `words` are those of the command line that each process gets besides its device, `epochs` the length of a run,
+    None for one by the clock.
     Raises KeyboardInterrupt on Ctrl-C, when every process has saved its checkpoint and ended.
     """
     free, children = list(places), list[_Child]()
@@ -79,13 +80,14 @@ def _stop(schedule: Schedule, children: Sequence[_Child]) -> None:
 
 
 class _Bar:
-    """Epochs of all runs together, drawn where stderr is a terminal."""
+    """Epochs of all runs together, or runs where those end by the clock, drawn where stderr is a terminal."""
 
-    def __init__(self, schedule: Schedule, epochs: int) -> None:
-        self.folder, self.epochs, self.looked = schedule.folder, epochs, time.monotonic()
+    def __init__(self, schedule: Schedule, epochs: int | None) -> None:
+        self.folder, self.counted, self.looked = schedule.folder, epochs is not None, time.monotonic()
+        self.epochs, unit = (1, "run") if epochs is None else (epochs, "epoch")
         shown = schedule.shown and sys.stderr.isatty()
-        total, done = epochs * len(self.folder.nodes), self._done() if shown else 0
-        self._bar = tqdm(total=total, initial=done, unit="epoch", desc="study", dynamic_ncols=True) if shown else None
+        total, done = self.epochs * len(self.folder.nodes), self._done() if shown else 0
+        self._bar = tqdm(total=total, initial=done, unit=unit, desc="study", dynamic_ncols=True) if shown else None
 
     def update(self) -> None:
         """Count the epochs anew from time to time."""
@@ -105,6 +107,8 @@ class _Bar:
     def _epoch(self, node: Node) -> int:
         if self.folder.finished(node):
             return self.epochs  # also if it ended early: nothing of it is left to do
+        if not self.counted:
+            return 0
         with suppress(OSError, ValueError, KeyError, IndexError):
             # of the last line that is whole
             return int(json.loads(tail(self.folder.of(node) / "log.jsonl")[-1])["epoch"]) - 1
