@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from unetkit.data.declared import Declared, final_labels
 from unetkit.data.labels import background_value, count_values, decode, encode
 from unetkit.errors import DataError
+from unetkit.recipe.schema import DataSection
 from unetkit.types import IGNORE, Labels
 
 CARDIAC = Labels(("muscle", "left blood", "right blood"), ((200,), (500,), (600,)))
@@ -69,9 +71,13 @@ def test_unusual_regions_paint_the_later_over_the_earlier():
     assert decode(alone, TUMOUR)[0] == 2
 
 
+@pytest.mark.parametrize("regions", [False, True])
 @pytest.mark.parametrize(("threshold", "expected"), [(127, [0, 0, 1]), (0, [0, 1, 1])])
-def test_grey_masks_are_cut(threshold, expected):
-    labels = Labels(("polyp",), ((1,),), threshold=threshold)
+def test_grey_masks_are_cut(threshold, expected, regions):
+    section = DataSection(root="here", classes={"polyp": 1}, threshold=threshold, regions=regions)
+    labels, _ = final_labels(section, Declared(), lambda declared: (None, []))
+    assert labels == Labels(("polyp",), ((1,),), regions=regions, threshold=threshold)
+    assert labels.num_outputs == 2 - regions
     encoded = encode(np.array([0, 127, 128], np.uint8), labels, "x")
     np.testing.assert_array_equal(encoded[0], expected)
     np.testing.assert_array_equal(encode(decode(encoded, labels), labels, "x"), encoded)

@@ -95,7 +95,8 @@ def final_labels(
     if section.threshold is not None:
         # A threshold makes one class; its name is the first that anybody gives.
         names = [*(section.classes or {}), *declared.classes, "foreground"]
-        return Labels((names[0],), ((1,),), ignore=tuple(section.ignore), threshold=section.threshold), []
+        ignore, one = tuple(section.ignore), (names[0],)
+        return Labels(one, ((1,),), section.regions, ignore=ignore, threshold=section.threshold), []
     if section.classes is not None:
         return _by_recipe(section, declared)
     if section.regions and not declared.classes:
