@@ -1,5 +1,7 @@
 """What a benchmark's recipe says of each job, and what it refuses."""
 
+import json
+
 import pytest
 
 from unetkit.errors import RecipeError
@@ -69,6 +71,36 @@ def test_other_data_are_tested_by_the_networks_of_their_source():
     told = bench(zero_shot={"far": {"source": "cells", "data": {"root": "far"}}}, data_root="in")
     assert {job.dataset for job in jobs_of(told) if job.transfers} == {"cells"}
     assert next(job.transfers for job in jobs_of(told) if job.transfers) == {"far": {"root": "in/far"}}
+
+
+def test_data_that_networks_were_trained_on_are_no_other_data(tmp_path):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "in" / "a")
+    file = tmp_path / "mine.yaml"
+
+    def read(own, other):
+        tree = {**TREE, "data_root": str(tmp_path / "in"), "datasets": {"own": {"data": own}}}
+        file.write_text(json.dumps({**tree, "zero_shot": {"far": {"source": "own", "data": other}}}))
+        return read_bench([f"recipe={file}"])
+
+    generated = {"dataset": "phantom2d", "cases": 9, "generator": {"seed": 1}}
+    for own, other in (
+        ({"root": "a"}, {"root": "a"}),
+        ({"root": "a"}, {"root": "../in/a", "resize": [32, 32]}),
+        ({"root": "a", "dataset": "kvasir_seg"}, {"root": str(tmp_path / "link")}),
+        (generated, {**generated, "cases": 5}),
+    ):
+        with pytest.raises(
+            RecipeError, match=r"zero_shot.far.data.*whose networks would be tested.*drop zero_shot.far$"
+        ):
+            read(own, other)
+    for own, other in (
+        ({"root": "a"}, {"root": "b"}),
+        ({"root": "a"}, {"dataset": "phantom2d"}),
+        ({"root": "a", "layout": "decathlon"}, {"root": "a", "layout": "paired"}),
+        (generated, {**generated, "generator": {"seed": 2}}),
+    ):
+        assert read(own, other)[0].zero_shot["far"].data == other
 
 
 def test_an_engine_is_a_word_or_a_section_and_another_one_leaves_its_keys_behind(tmp_path):

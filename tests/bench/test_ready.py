@@ -4,9 +4,11 @@ import pytest
 
 from unetkit.bench.folder import open_bench
 from unetkit.bench.ready import require_data
+from unetkit.data.datasets import open_dataset
+from unetkit.data.splits import make_split
 from unetkit.errors import DataError
 from unetkit.evaluation.cases import other_data
-from unetkit.recipe import DataSection
+from unetkit.recipe import DataSection, SplitSection
 from unetkit.recipe.bench import checked_bench, read_bench
 from unetkit.recipe.find import list_benches
 
@@ -48,6 +50,26 @@ def test_every_fault_is_named_at_once(tmp_path):
     assert any(part.startswith("zero_shot of cells") and "nowhere" in part for part in faults)
     assert any(part.startswith("datasets.other") and "test split has no case" in part for part in faults)
     assert any("contrast" in part for part in faults)
+
+
+def test_images_that_were_trained_on_are_found_in_other_folders_too(tmp_path):
+    generated = open_dataset(DataSection(**CELLS))
+    split = make_split(generated, SplitSection())
+    links = tmp_path / "links"
+    for case in generated.labelled:
+        for kind, file in (("images", case.images[0]), ("masks", case.label)):
+            (links / kind).mkdir(parents=True, exist_ok=True)
+            (links / kind / f"{case.id}{file.suffix}").symlink_to(file)
+    far = {"far": {"source": "cells", "data": {"root": str(links), "strict": False}}}
+    folder = bench(tmp_path, {"cells": CELLS}, zero_shot=far)
+    used = len(split.train) + len(split.val)
+    said = f"zero_shot of cells: far: {used} of its {used + len(split.test)} cases, .* are images that cells trains on"
+    with pytest.raises(DataError, match=said):
+        require_data(folder)
+    for name in (*split.train, *split.val):
+        for file in links.glob(f"*/{name}.*"):
+            file.unlink()
+    require_data(folder)  # what is left is its test part, unseen
 
 
 def test_what_is_done_is_not_asked_for_its_data_again(tmp_path):

@@ -174,7 +174,8 @@ def read_bench(words: Iterable[str]) -> tuple[BenchRecipe, str]:
     if "engine" in above:
         above["engine"] = engine_over(tree.pop("engine", None), above["engine"])
     bench = checked_bench(merged(tree, above), faults)
-    list(jobs_of(bench))  # their faults now, not after hours
+    for job in jobs_of(bench):  # their faults now, not after hours
+        _require_unseen(job)
     return bench, bench.name or path.stem
 
 
@@ -340,6 +341,33 @@ def _other(bench: BenchRecipe, name: str, data: Tree) -> Tree:
         raise RecipeError("; ".join(faults), faults) from error
     found: Tree = _placed(bench, {"data": data})["data"]
     return found
+
+
+def _require_unseen(job: BenchJob) -> None:
+    """Raise RecipeError where networks would be tested, as on other data, on those that they are trained on."""
+    for name, data in job.transfers.items():
+        if (place := _same_place(job.recipe.data, data)) is not None:
+            raise RecipeError(
+                f"zero_shot.{name}.data.{place} is where {job.dataset} lies, whose networks would be tested on cases "
+                f"that they were trained on; give another folder, or drop zero_shot.{name}"
+            )
+
+
+def _same_place(section: DataSection, data: Tree) -> str | None:
+    """Return the key by which other data are those of a recipe's section `data`; None if they are not."""
+    if data.get("layout", section.layout) != section.layout:
+        return None
+    if data.get("root") is not None:
+        same = section.root is not None and _resolved(str(data["root"])) == _resolved(section.root)
+        return f"root={data['root']}" if same else None
+    # generated: more or fewer cases of the same kind are the same ones, as far as they go
+    kind = data.get("dataset")
+    same = section.root is None and kind == section.dataset and data.get("generator", {}) == section.generator
+    return f"dataset={kind}" if same else None
+
+
+def _resolved(root: str) -> Path:
+    return Path(root).expanduser().resolve()
 
 
 def _placed(bench: BenchRecipe, tree: Tree) -> Tree:
