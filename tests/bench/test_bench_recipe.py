@@ -48,6 +48,20 @@ def test_the_budget_is_the_same_for_all_and_validates_as_often_as_asked():
         assert train.max_minutes == 2
 
 
+def test_minutes_alone_last_as_long_for_all_whatever_the_recipe_trains_for():
+    for job in jobs_of(bench(budget={"minutes": 30, "validations": 7})):
+        train = job.recipe.train
+        assert (train.epochs, train.max_minutes, train.validations) == (None, 30, 7)
+        # short epochs, at whose ends validations are
+        assert train.steps_per_epoch <= 20
+
+
+def test_epochs_are_passes_over_the_cases_of_each_data_set():
+    for job in jobs_of(bench(budget={"epochs": 30, "validations": 7})):
+        train = job.recipe.train
+        assert (train.epochs, train.steps_per_epoch, train.validations, train.max_minutes) == (30, None, 7, None)
+
+
 def test_keys_of_one_model_go_before_those_of_all_and_relative_roots_lie_below_data_root():
     told = bench(
         recipe={"train": {"optimizer": {"lr": 0.1}}},
@@ -134,7 +148,9 @@ def test_what_starts_the_jobs_changes_none_of_them():
         ({"models": ["unett"]}, "did you mean 'unet'"),
         ({"models": [{"name": "unet", "label": "a/b"}]}, "name of a folder"),
         ({"seeds": [1, 1]}, "hold one twice"),
-        ({"budget": {}}, "give steps=NUMBER, minutes=NUMBER"),
+        ({"budget": {}}, "give steps=NUMBER, epochs=NUMBER or minutes=NUMBER"),
+        ({"budget": {"steps": 9, "epochs": 3}}, "steps=9 and epochs=3 are two lengths"),
+        ({"budget": {"epochs": 3}}, "validations=5 in 3 epochs: one an epoch at most"),
         ({"budget": {"steps": 101}}, "cannot be divided into 5 or more epochs of equal length; give 100 or 105"),
         ({"recipe": {"train": {"epochs": 5}}}, "train.epochs is decided by budget"),
         ({"recipe": {"seed": 5}}, "seed is decided by the benchmark"),

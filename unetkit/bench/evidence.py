@@ -23,7 +23,7 @@ from unetkit.bench.report import STARTS
 from unetkit.bench.traits import Traits, bench_traits
 from unetkit.data.formats.files import replacing
 from unetkit.errors import DataError
-from unetkit.recipe.bench import UBENCH_EPOCHS, labelled
+from unetkit.recipe.bench import labelled
 from unetkit.recipe.find import recipes_folder
 
 FORMAT = 1
@@ -207,13 +207,10 @@ def _standing(scores: Scores) -> Standing:
 
 def _about(folder: BenchFolder, results: Results) -> dict[str, Any]:
     bench = folder.bench
-    spent = (
-        {"epochs": UBENCH_EPOCHS} if bench.budget is None else bench.budget.model_dump(mode="json", exclude_none=True)
-    )
     return {
         "description": bench.description,
         "protocol": bench.protocol,
-        "budget": spent,
+        "budget": bench.budget.model_dump(mode="json", exclude_none=True),
         "seeds": sorted({job.seed for job, _ in results}),
         "pretrained": sorted({job.model for job, _ in results if starts_trained(job)}),
         "devices": sorted({str(result["machine"]["device"]) for _, result in results}),

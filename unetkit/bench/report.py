@@ -21,7 +21,7 @@ from unetkit.data.catalog import DATASETS
 from unetkit.engine.result import machine
 from unetkit.errors import DataError, UnetkitError, counted
 from unetkit.infer.device import pick_device
-from unetkit.recipe.bench import UBENCH_EPOCHS, BenchRecipe, Budget, labelled
+from unetkit.recipe.bench import BenchRecipe, Budget, labelled
 from unetkit.registry import catalog
 from unetkit.report.write import write_page
 
@@ -160,12 +160,11 @@ def _protocol(bench: BenchRecipe) -> dict[str, str]:
     return told
 
 
-def _spent(budget: Budget | None) -> str:
-    if budget is None:
-        return f"{counted(UBENCH_EPOCHS, 'epoch')}, as U-Bench"
+def _spent(budget: Budget) -> str:
     steps = None if budget.steps is None else counted(budget.steps, "step")
+    epochs = None if budget.epochs is None else f"{counted(budget.epochs, 'pass')} over the training cases"
     minutes = None if budget.minutes is None else f"{budget.minutes:g} minutes"
-    return " or ".join(part for part in (steps, minutes) if part)
+    return " or ".join(part for part in (steps, epochs, minutes) if part)
 
 
 def _left_out(results: Results, found: Mapping[str, Scores], metric: str, pretrained: bool) -> dict[str, str]:

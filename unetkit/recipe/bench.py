@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from unetkit.errors import RecipeError, nearest
+from unetkit.errors import RecipeError, counted, nearest
 from unetkit.recipe.cluster import EngineSection, EngineWord, engine_over, engine_words
 from unetkit.recipe.faults import explain_faults
 from unetkit.recipe.find import find_bench, list_benches
@@ -22,28 +22,40 @@ from unetkit.recipe.words import Tree, nest, parse_words, read_yaml
 
 _SETTLED = ("seed", "output", "name", "task", "description")
 """Keys of a recipe that the benchmark decides for each job."""
-_BUDGETED = ("epochs", "steps_per_epoch", "max_minutes", "patience", "select")
+_BUDGETED = ("epochs", "steps_per_epoch", "max_minutes", "validate_every", "validations", "patience", "select")
 _LABEL = re.compile(r"[\w.+-]+")
 # At most, so that validation and learning rate move on at the same steps for every model.
 _EPOCHS = 50
-UBENCH_EPOCHS = 300
-"""Passes over the cases that U-Bench trains every network for."""
+# Of a training by the clock: short, so that validations are due about when they should be.
+_STEPS = 20
 _PROTOCOLS: dict[str, Tree] = {"held_out": {}, "ubench": {"evaluate": {"empty": "zero"}}}
 """Keys that a protocol settles, below those of the recipe."""
 
 
 class Budget(Section):
-    """What every job may spend on training: so many steps, or so many minutes."""
+    """What every job may spend on training: so many steps, so many minutes, or so many passes over its cases."""
 
     steps: Positive | None = Field(None, description="steps of the optimiser")
-    minutes: PositiveFloat | None = Field(None, description="wall-clock time; the learning rate follows `steps`")
+    epochs: Positive | None = Field(None, description="passes over the training cases of a data set, instead of steps")
+    minutes: PositiveFloat | None = Field(
+        None, description="wall-clock time; the learning rate follows it, or steps and epochs where these are given too"
+    )
     validations: Positive = Field(5, description="how often the validation part is scored, to choose the checkpoint")
 
     @model_validator(mode="after")
     def _agrees(self) -> Budget:
-        if self.steps is None and self.minutes is None:
-            raise ValueError("give steps=NUMBER, minutes=NUMBER, or both: whichever comes first ends a job")
-        if self.steps is not None and not self.epochs():
+        if self.steps is None and self.epochs is None and self.minutes is None:
+            raise ValueError(
+                "give steps=NUMBER, epochs=NUMBER or minutes=NUMBER; with minutes beside another, the first ends a job"
+            )
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"steps={self.steps} and epochs={self.epochs} are two lengths; keep one")
+        if self.epochs is not None and self.validations > self.epochs:
+            raise ValueError(
+                f"validations={self.validations} in {counted(self.epochs, 'epoch')}: one an epoch at most; give "
+                f"validations={self.epochs} or fewer"
+            )
+        if self.steps is not None and not self.divided():
             below = self.steps // self.validations * self.validations
             raise ValueError(
                 f"steps={self.steps} cannot be divided into {self.validations} or more epochs of equal length; give "
@@ -51,7 +63,7 @@ class Budget(Section):
             )
         return self
 
-    def epochs(self) -> int:
+    def divided(self) -> int:
         """Return into how many epochs of equal length the steps are divided; 0 where they cannot be."""
         assert self.steps is not None
         least, most = min(self.validations, self.steps), min(max(self.validations, _EPOCHS), self.steps)
@@ -80,9 +92,7 @@ class BenchRecipe(Section):
         "`models`, a list of labels, it is for these alone"
     )
     seeds: Annotated[list[int], Field(min_length=1)] = Field([0, 1, 2], description="a training of each model for each")
-    budget: Budget | None = Field(
-        None, description=f"may be left out with protocol=ubench alone, for its {UBENCH_EPOCHS} epochs"
-    )
+    budget: Budget
     recipe: Tree = Field({}, description="keys of a recipe that hold for all jobs")
     per_model: dict[str, Tree] = Field({}, description="label of a model -> keys of a recipe that hold for it alone")
     zero_shot: dict[str, Transfer] = Field({}, description="name -> another data set and whose networks it tests")
@@ -110,8 +120,6 @@ class BenchRecipe(Section):
 
     @model_validator(mode="after")
     def _agrees(self) -> BenchRecipe:
-        if self.budget is None and self.protocol != "ubench":
-            raise ValueError("budget is missing; give budget.steps=NUMBER or budget.minutes=NUMBER")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds} hold one twice; a seed is a training of its own")
         if wrong := [name for name in (*self.datasets, *self.zero_shot) if not _is_folder_name(name)]:
@@ -288,16 +296,16 @@ def _is_folder_name(name: str) -> bool:
 
 def _budget(bench: BenchRecipe) -> Tree:
     """Return the keys by which every job trains equally long."""
-    budget, train = bench.budget, dict[str, Any]()
-    if budget is None:
-        return {"train": {"epochs": UBENCH_EPOCHS, "validate_every": 1}}
+    budget = bench.budget
     if budget.steps is not None:
-        epochs = budget.epochs()
-        train = {"epochs": epochs, "steps_per_epoch": budget.steps // epochs}
+        epochs = budget.divided()
+        train: Tree = {"epochs": epochs, "steps_per_epoch": budget.steps // epochs}
         train["validate_every"] = max(1, epochs // budget.validations)
-    if budget.minutes is not None:
-        train["max_minutes"] = budget.minutes
-    return {"train": train}
+    elif budget.epochs is not None:
+        train = {"epochs": budget.epochs, "validations": budget.validations}
+    else:
+        train = {"epochs": None, "steps_per_epoch": _STEPS, "validations": budget.validations}
+    return {"train": train | {"max_minutes": budget.minutes}}
 
 
 def _recipe(bench: BenchRecipe, tree: Tree, seed: int, where: str) -> Recipe:
@@ -312,11 +320,8 @@ def _recipe(bench: BenchRecipe, tree: Tree, seed: int, where: str) -> Recipe:
         raise RecipeError(f"{where}: {'; '.join(faults)}", faults)
     faults = [f"{key} is decided by the benchmark" for key in _SETTLED if key in tree]
     faults += ["model is decided by `models`"] if any("model" in part for part in given) else []
-    # without steps the epochs are the recipe's own
-    own_epochs = bench.budget is not None and bench.budget.steps is None
-    decided = _BUDGETED if own_epochs else (*_BUDGETED, "validate_every")
     faults += [
-        f"train.{key} is decided by budget, alike for all" for key in decided
+        f"train.{key} is decided by budget, alike for all" for key in _BUDGETED
         if any(key in part.get("train", {}) for part in given)
     ]  # fmt: skip
     if faults:
