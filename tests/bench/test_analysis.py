@@ -89,7 +89,7 @@ def test_a_verdict_orders_models_and_says_which_differ():
     assert sure.difference > 0
     assert sure.false_win < 1e-6
     assert sure.cases_needed < unsure.cases_needed
-    assert not verdict.u_scores
+    assert not verdict.ratings
 
 
 def test_what_another_training_may_turn_is_no_difference():
@@ -127,25 +127,30 @@ def test_data_sets_with_as_many_cases_are_drawn_each_for_itself():
 
 
 def test_u_scores_are_of_models_whose_costs_and_times_are_known():
-    verdict = judge(scores([0.6, 0.8, 0.8]), COSTS)
-    assert set(verdict.u_scores) == {"m0", "m1"}
-    assert {parts.anchors for parts in verdict.u_scores.values()} == {"cohort"}
-    for model, parts in verdict.u_scores.items():
-        low, high = verdict.bands[model]
+    (rating,) = judge(scores([0.6, 0.8, 0.8]), COSTS).ratings
+    assert (set(rating.scores), rating.anchors) == ({"m0", "m1"}, "cohort")
+    assert {parts.anchors for parts in rating.scores.values()} == {"cohort"}
+    for model, parts in rating.scores.items():
+        low, high = rating.bands[model]
         assert low <= parts.score <= high
-        assert 1 <= verdict.ranks[model][0] <= verdict.ranks[model][1] <= 2
+        assert 1 <= rating.ranks[model][0] <= rating.ranks[model][1] <= 2
 
 
 def test_frozen_anchors_take_the_speed_on_the_machine_where_they_were_made():
     # The reference does 10 images a second here, and 137.05 there.
     given = scores([0.6, 0.68, 0.8])
-    found = judge(given, {**COSTS, "m0": {**COSTS["m0"], "per_second": 5.0, "to_reference": 2.0}}, "ubench:busi")
-    assert {parts.anchors for parts in found.u_scores.values()} == {"ubench:busi, speed by U-Net"}
+    costs = {**COSTS, "m0": {**COSTS["m0"], "per_second": 5.0, "to_reference": 2.0}}
+    found, own = judge(given, costs, "ubench:busi").ratings
+    assert {found.anchors, *(parts.anchors for parts in found.scores.values())} == {"ubench:busi, speed by U-Net"}
     wanted = u_score(
         iou=given.means[0].mean(), params_m=1, gmacs=2, fps=5 / 10 * UBENCH_UNET_FPS, anchors="ubench:busi"
     )
-    assert found.u_scores["m0"].score == pytest.approx(wanted)
-    assert 0 < found.u_scores["m0"].speed < 1
+    assert found.scores["m0"].score == pytest.approx(wanted)
+    assert 0 < found.scores["m0"].speed < 1
+    # the cohort's own beside them, as if nothing were frozen
+    (alone,) = judge(given, costs).ratings
+    assert (own.anchors, own.scores, own.bands, own.ranks) == ("cohort", alone.scores, alone.bands, alone.ranks)
+    assert own.scores["m0"].score != pytest.approx(wanted)
 
 
 def test_data_sets_join_by_the_models_that_all_have():
@@ -190,6 +195,7 @@ def test_the_method_tells_which_anchors_are_whose(tmp_path):
     said = method(bench, "iou", False)["U-Score"]
     assert "anchors: cohort; multiply-accumulates as half of torch's" in said
     assert "anchors of cells: ubench:dsb; 2D networks alone, at 256 x 256" in said
+    assert "beside them, from the same costs, scores by the cohort's own anchors" in said
     assert "ubench" not in method(folder(tmp_path / "other", {}).bench, "iou", False)["U-Score"]
 
 

@@ -24,13 +24,13 @@ COSTS = {
     }
     for name, p in (("good", 1.0), ("dear", 9.0), ("bad", 4.0))
 }
+CASES = tuple(f"c{i}" for i in range(25))
 
 
 def verdict(target, seed=0, runs=2):
     rng = np.random.default_rng(seed)
     values = np.array([0.8, 0.8, 0.6])[:, None, None] + 0.02 * rng.standard_normal((3, runs, 25))
-    cases = tuple(f"c{i}" for i in range(25))
-    return judge(Scores(target, "iou", tuple(FAMILIES), cases, cases, values), COSTS)
+    return judge(Scores(target, "iou", tuple(FAMILIES), CASES, CASES, values), COSTS)
 
 
 def rendered(runs=2, foreign=False):
@@ -63,6 +63,15 @@ def test_a_single_training_is_said_to_leave_its_chance_out(page):
     assert "trained only once" not in page
 
 
+def test_intervals_stay_within_what_scores_can_be():
+    values = np.full((2, 2, 25), 0.5)
+    values[0, 0], values[0, 1] = 0.02, 0.98
+    wide = judge(Scores("a", "iou", ("good", "dear"), CASES, CASES, values), COSTS)
+    assert wide.draws.interval(0)[1] > 1
+    page = render_bench(BenchData("t", [Part("a", wide, COSTS)], None, {}, {}, 0, FAMILIES, {}, {}))
+    assert "0.000 to 1.000" in page
+
+
 def test_data_that_networks_were_not_trained_on_are_told_from_the_others(page):
     assert "Every data set counts alike. " in page
     assert "counts alike, but for those whose networks were trained on others." in rendered(foreign=True)
@@ -81,11 +90,18 @@ def test_the_page_says_who_leads_and_who_is_level_with_it(page):
     assert page.count("not separable</td>") >= 2
 
 
-def test_only_anchors_of_the_cohort_move_with_quantiles(page):
-    assert "its band is what other quantiles (0.05 to 0.95" in page
+def test_u_scores_of_both_kinds_of_anchors_stand_beside_each_other(page):
+    assert page.count("U-Score <small>cohort</small>") == 2
+    assert "the band, and ranks, that other quantiles (0.05 to 0.95, 0.1 to 0.9, 0.2 to 0.8), shares" in page
     frozen = judge(verdict("a").scores, COSTS, "ubench:busi")
     said = render_bench(BenchData("x", [Part("a", frozen, COSTS)], None, {}, {}, 0, FAMILIES, {}, {}))
-    assert "anchors <b>ubench:busi, speed by U-Net</b>; its band is what other shares of accuracy" in said
+    assert "anchors <b>ubench:busi, speed by U-Net</b>, and beside it <b>cohort</b>; below each the band, and" in said
+    assert "0.2 to 0.8; of the cohort alone), shares of accuracy" in said
+    heads = re.findall(r"<th[^>]*>U-Score <small>(.*?)</small></th>", said)
+    assert heads == ["ubench:busi", "cohort"]
+    for rating in frozen.ratings:
+        for parts in rating.scores.values():
+            assert f'<td data-value="{parts.score}"><b>{parts.score:.1f}</b><br>' in said
 
 
 def test_what_nothing_beats_is_named_in_the_plot():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 from zlib import crc32
@@ -66,16 +66,24 @@ class Pair:
 
 
 @dataclass(frozen=True, eq=False)
+class Rating:
+    """U-Scores of a data set by one kind of anchors, by model, with the band that other settings would give."""
+
+    anchors: str
+    scores: Mapping[str, Parts]
+    bands: Mapping[str, tuple[float, float]]
+    ranks: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, eq=False)
 class Verdict:
-    """All that is said of one data set; `u_scores` by model, with the band that other settings would give."""
+    """All that is said of one data set; `ratings` by the anchors that were asked for, then by those of the cohort."""
 
     scores: Scores
     draws: Draws
     comparison: Comparison | None
     pairs: tuple[Pair, ...]
-    u_scores: Mapping[str, Parts] = field(default_factory=dict)
-    bands: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    ranks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    ratings: tuple[Rating, ...] = ()
 
     @property
     def order(self) -> list[int]:
@@ -115,7 +123,7 @@ def judge(scores: Scores, costs: Mapping[str, Mapping[str, Any]], anchors: str =
     """Return what a data set's scores come to; `costs` holds the CostRow of each model, as far as there is one.
 
     U-Scores are of the models whose costs and times are known, for IoU alone. Frozen anchors of speed are moved to the
-    machine that the costs were timed on, by the reference network timed there too.
+    machine that the costs were timed on, by the reference network timed there too; the cohort's own come beside them.
     """
     # of its own for each data set: those with as many cases would share their draws, and not join as independent
     draws = resample(scores.values, scores.groups, seed=crc32(f"{scores.target} {seed}".encode()))
@@ -126,10 +134,9 @@ def judge(scores: Scores, costs: Mapping[str, Mapping[str, Any]], anchors: str =
     if scores.metric != "iou" or len(known) < 2:
         return Verdict(scores, draws, comparison, pairs)
     inputs = [_inputs(scores, draws, model, costs) for model in known]
-    own = cohort_anchors(inputs) if anchors == "cohort" else read_anchors(anchors).on_machine(_reference(known, costs))
-    found = {m: u_score_parts(*given, own) for m, given in zip(known, inputs, strict=True)}
-    bands, ranks = _sensitivity(known, inputs, own if anchors != "cohort" else None)
-    return Verdict(scores, draws, comparison, pairs, found, bands, ranks)
+    frozen = [] if anchors == "cohort" else [read_anchors(anchors).on_machine(_reference(known, costs))]
+    ratings = tuple(_rating(known, inputs, fixed) for fixed in (*frozen, None))
+    return Verdict(scores, draws, comparison, pairs, ratings)
 
 
 def overall(verdicts: Sequence[Verdict]) -> tuple[tuple[str, ...], Draws] | None:
@@ -217,6 +224,15 @@ def _inputs(
 ) -> tuple[float, float, float, float]:
     row = costs[model]
     return float(draws.means[scores.models.index(model)]), row["params_m"], row["gmacs"], row["per_second"]
+
+
+def _rating(
+    models: Sequence[str], inputs: Sequence[tuple[float, float, float, float]], fixed: Anchors | None
+) -> Rating:
+    """Return the U-Scores of the models by fixed anchors, or by those of their cohort."""
+    anchors = fixed or cohort_anchors(inputs)
+    found = {model: u_score_parts(*given, anchors) for model, given in zip(models, inputs, strict=True)}
+    return Rating(anchors.name, found, *_sensitivity(models, inputs, fixed))
 
 
 def _sensitivity(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unetkit.bench.analysis import ALPHAS, QUANTILES, Pair, Verdict
+from unetkit.bench.analysis import ALPHAS, QUANTILES, Pair, Rating, Verdict
 from unetkit.bench.drawings import Point, family_colours, legend, pareto_plot, plots, rank_diagram
 from unetkit.bench.resampling import Draws
 from unetkit.errors import counted
@@ -81,7 +81,7 @@ def _head(data: BenchData) -> str:
     first = data.parts[0].verdict
     models, draws = data.together or (first.scores.models, first.draws)
     best = int(np.argmax(draws.means))
-    low, high = draws.interval(best)
+    low, high = _interval(draws, best)
     alike = sum(not draws.separable(best, other) for other in range(len(models)) if other != best)
     level = f"; {counted(alike, 'model')} not separable from it" if alike else "; ahead of all others"
     where = "mean over data sets" if data.together else escape(data.parts[0].title)
@@ -170,15 +170,14 @@ def _part(part: Part, name: str, families: Mapping[str, str]) -> str:
 
 
 def _anchors(verdict: Verdict) -> str:
-    if not verdict.u_scores:
+    if not verdict.ratings:
         return "No U-Score: times were not measured for two models or more."
-    anchors = next(iter(verdict.u_scores.values())).anchors
-    quantiles = f"quantiles ({', '.join(f'{low:g} to {high:g}' for low, high in QUANTILES)}), "
+    named = ", and beside it <b>".join(f"{escape(rating.anchors)}</b>" for rating in verdict.ratings)
+    quantiles = f"quantiles ({', '.join(f'{low:g} to {high:g}' for low, high in QUANTILES)}"
+    quantiles += "), " if len(verdict.ratings) == 1 else "; of the cohort alone), "
     return (
-        f"U-Score with anchors <b>{escape(anchors)}</b>; its band is what other "
-        f"{quantiles if anchors == 'cohort' else ''}"
-        "shares of accuracy "
-        f"({', '.join(f'{a:g}' for a in ALPHAS)}) and doubled weights would give."
+        f"U-Score with anchors <b>{named}; below each the band, and ranks, that other {quantiles}shares of accuracy "
+        f"({', '.join(f'{a:g}' for a in ALPHAS)}) and doubled weights would give it."
     )
 
 
@@ -187,7 +186,7 @@ def _model_table(part: Part, families: Mapping[str, str]) -> str:
     metric = verdict.scores.metric
     costs = [(key, head, unit) for key, head, unit in _COSTS if any(c.get(key) for c in part.costs.values())]
     head = ["Model", "Family", TITLES[metric], "95 % CI", "Rank, 95 %", "First"]
-    head += ["U-Score", "Band"] if verdict.u_scores else []
+    head += [f"U-Score <small>{escape(rating.anchors.split(',')[0])}</small>" for rating in verdict.ratings]
     head += [TITLES[m] for m in part.others]
     head += [f"{escape(title.capitalize())} <small>{unit}</small>" for _, title, unit in costs]
     rows = []
@@ -195,26 +194,26 @@ def _model_table(part: Part, families: Mapping[str, str]) -> str:
         model = verdict.scores.models[i]
         cells = [_value(part.others[m].get(model), 3, m) for m in part.others]
         cells += [_value(part.costs.get(model, {}).get(key), 4) for key, _, _ in costs]
-        rows.append(_row(model, families, verdict.draws, i, [_u_cells(verdict, model), *cells]))
+        rows.append(
+            _row(model, families, verdict.draws, i, [*(_u_cells(rating, model) for rating in verdict.ratings), *cells])
+        )
     return _sortable(head, rows)
 
 
-def _u_cells(verdict: Verdict, model: str) -> str:
-    if not verdict.u_scores:
-        return ""
-    parts = verdict.u_scores.get(model)
+def _u_cells(rating: Rating, model: str) -> str:
+    parts = rating.scores.get(model)
     if parts is None:
-        return "<td data-value=''>n/a</td><td data-value=''></td>"
-    low, high = verdict.bands[model]
-    first, last = verdict.ranks[model]
+        return "<td data-value=''>n/a</td>"
+    low, high = rating.bands[model]
+    first, last = rating.ranks[model]
     return (
-        f'<td data-value="{parts.score}"><b>{parts.score:.1f}</b></td>'
-        f'<td data-value="{low}">{low:.1f} to {high:.1f} <small>rank {first:.0f} to {last:.0f}</small></td>'
+        f'<td data-value="{parts.score}"><b>{parts.score:.1f}</b><br>'
+        f"<small>{low:.1f} to {high:.1f}, rank {first:.0f} to {last:.0f}</small></td>"
     )
 
 
 def _row(model: str, families: Mapping[str, str], draws: Draws, i: int, cells: Sequence[str] = ()) -> str:
-    low, high = draws.interval(i)
+    low, high = _interval(draws, i)
     best, worst = draws.rank_interval(i)
     first, mean = draws.first_place()[i], draws.means[i]
     return (
@@ -225,6 +224,12 @@ def _row(model: str, families: Mapping[str, str], draws: Draws, i: int, cells: S
     )
 
 
+def _interval(draws: Draws, model: int) -> tuple[float, float]:
+    """Return the interval of a mean, within what scores can be: that of two runs alone would reach beyond."""
+    low, high = draws.interval(model)
+    return max(low, 0.0), min(high, 1.0)
+
+
 def _plots(part: Part, name: str, families: Mapping[str, str]) -> str:
     verdict = part.verdict
     drawn = {}
@@ -232,7 +237,7 @@ def _plots(part: Part, name: str, families: Mapping[str, str]) -> str:
         points = []
         for i, model in enumerate(verdict.scores.models):
             if cost := part.costs.get(model, {}).get(key):
-                low, high = verdict.draws.interval(i)
+                low, high = _interval(verdict.draws, i)
                 mean = float(verdict.draws.means[i])
                 points.append(Point(model, families.get(model, ""), mean, low, high, cost))
         if len(points) > 1:

@@ -115,7 +115,8 @@ def method(bench: BenchRecipe, metric: str, pretrained: bool) -> dict[str, str]:
 _COUNTED = {
     True: "multiply-accumulates as half of torch's operations, speed of single images on this page's machine",
     False: "2D networks alone, at 256 x 256, three channels and one output; multiply-accumulates as thop counts them; "
-    "anchors of speed moved to this page's machine by U-Bench's U-Net, timed beside the others",
+    "anchors of speed moved to this page's machine by U-Bench's U-Net, timed beside the others; beside them, from the "
+    "same costs, scores by the cohort's own anchors",
 }
 
 
