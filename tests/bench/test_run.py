@@ -12,10 +12,11 @@ import pytest
 
 from unetkit import create_model
 from unetkit.bench.folder import DONE, WAITING, open_bench, read_bench_folder
+from unetkit.bench.job import run_job
 from unetkit.bench.operations import trainable
 from unetkit.cli import main
 from unetkit.errors import CheckpointError, DataError, RecipeError
-from unetkit.recipe.bench import checked_bench
+from unetkit.recipe.bench import checked_bench, read_bench
 
 CELLS = {"data": {"dataset": "phantom2d", "cases": 4, "generator": {"size": [32, 32]}, "patch_size": [32, 32]}}
 
@@ -124,10 +125,79 @@ def test_more_jobs_may_join_a_benchmark_and_done_ones_must_mean_the_same(home):
         open_bench(checked_bench(tree(home, seeds=[1])), "mine")
     with pytest.raises(RecipeError, match="begun with protocol=held_out"):
         open_bench(checked_bench(tree(home, protocol="ubench")), "mine")
+
+
+RESULT = {"scores": {"cases": {}}, "groups": {}, "pretrained": False}
+
+
+def far(**places):
+    """Other data that the networks of `cells` are tested on, at these places."""
+    return {name: {"source": "cells", "data": {"root": place}} for name, place in places.items()}
+
+
+def test_other_data_may_join_and_those_that_were_tested_must_stay(home):
+    folder = open_bench(checked_bench(tree(home, zero_shot=far(near="a"))), "mine")
+    folder.write_result(folder.jobs[0], {**RESULT, "zero_shot": {"near": {"cases": {}}}})
+    more = open_bench(checked_bench(tree(home, zero_shot=far(near="a", far="b"))), "mine")
+    assert ([more.state(job) for job in more.jobs], more.untested(more.jobs[0])) == ([WAITING, WAITING], ["far"])
+    # not tested on it yet: it may lie elsewhere, or be given up
+    open_bench(checked_bench(tree(home, zero_shot=far(near="a", far="c"))), "mine")
+    assert open_bench(checked_bench(tree(home, zero_shot=far(near="a"))), "mine").state(folder.jobs[0]) == DONE
     # its scores would stay those of the data before, or be missing
-    moved = {"far": {"source": "cells", "data": CELLS["data"]}}
-    with pytest.raises(RecipeError, match="tiny/seed_0, which would now be tested on other data"):
-        open_bench(checked_bench(tree(home, zero_shot=moved)), "mine")
+    for other in (far(near="c"), far(far="b")):
+        with pytest.raises(RecipeError, match="tiny/seed_0, which would now be tested on other data"):
+            open_bench(checked_bench(tree(home, zero_shot=other)), "mine")
+    # nor may its training change while it waits for a test
+    open_bench(checked_bench(tree(home, zero_shot=far(near="a", far="b"))), "mine")
+    with pytest.raises(RecipeError, match="would now be trained by other settings"):
+        open_bench(checked_bench(tree(home, zero_shot=far(near="a", far="b"), budget={"steps": 8})), "mine")
+
+
+def test_a_job_killed_between_two_tests_that_joined_goes_on_with_the_second(home, monkeypatch):
+    folder = open_bench(checked_bench(tree(home, zero_shot=far(one="a", two="b"))), "mine")
+    job, tested, killed = folder.jobs[0], [], ["b"]
+    folder.write_result(job, {**RESULT, "zero_shot": {}, "steps": 4})
+
+    def moved(job, run, data, device):
+        tested.append(data["root"])
+        if data["root"] in killed:
+            raise KeyboardInterrupt
+        return {"cases": {"at": data["root"]}}
+
+    monkeypatch.setattr("unetkit.bench.job._moved", moved)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(folder, job)
+    assert (folder.untested(job), folder.state(job)) == (["two"], WAITING)
+    killed.clear()
+    result = run_job(folder, job)
+    assert tested == ["a", "b", "b"]
+    assert {name: of["cases"]["at"] for name, of in result["zero_shot"].items()} == {"one": "a", "two": "b"}
+    assert (folder.state(job), folder.result(job), result["steps"]) == (DONE, result, 4)
+
+
+def test_networks_of_a_finished_benchmark_are_tested_on_data_that_join_without_training(home, capsys):
+    other = {**CELLS["data"], "generator": {"size": [32, 32], "contrast": "random", "seed": 7}}
+    transfer = {"joined": {"source": "cells", "data": {k: v for k, v in other.items() if k != "patch_size"}}}
+    models = tree(home)["models"][:1]
+    assert told(capsys, f"recipe={recipe_file(home, models=models)}")[1]["jobs"] == {"done": 1}
+    place = home / "small" / "jobs" / "cells" / "tiny" / "seed_0"
+    before = json.loads((place / "result.json").read_text())
+    trained = {file: file.stat().st_mtime_ns for file in (place / "run").iterdir() if file.is_file()}
+
+    folder = open_bench(read_bench([f"recipe={recipe_file(home, models=models, zero_shot=transfer)}"])[0], "small")
+    folder.write_failure(folder.jobs[0], "no room")
+    # what was found before stays, and the test that failed is a row
+    _, document = told(capsys, "table", f"run={folder.path}")
+    assert [(row["target"], row["state"]) for row in document["rows"]] == [("cells", "done"), ("joined", "failed")]
+    code, document = told(capsys, f"run={folder.path}", "retry=true")
+    assert (code, document["jobs"]) == (0, {"done": 1})
+    after = json.loads((place / "result.json").read_text())
+    assert set(after["zero_shot"]) == {"joined"}
+    assert after["zero_shot"]["joined"]["cases"]
+    assert {**after, "zero_shot": {}} == before
+    assert {file: file.stat().st_mtime_ns for file in (place / "run").iterdir() if file.is_file()} == trained
+    rows = rows_of(home / "small" / "results.csv")
+    assert [(row["target"], row["state"]) for row in rows] == [("cells", "done"), ("joined", "done")]
 
 
 def test_anchors_that_do_not_exist_are_refused_before_the_first_job(home):

@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 from unetkit.bench.cost import CostRow, Setting, Timer, cost_row
-from unetkit.bench.folder import DONE, BenchFolder
+from unetkit.bench.folder import BenchFolder
 from unetkit.data.formats.files import replacing
 from unetkit.engine.result import machine
 from unetkit.infer.device import pick_device
@@ -39,7 +39,7 @@ def bench_costs(
     """
     here = machine(pick_device(device))
     known = _stored(folder, here, seconds)
-    asked = {(job.model, job.dataset): job for job in folder.jobs if folder.state(job) == DONE}
+    asked = {(job.model, job.dataset): job for job in folder.jobs if folder.has_result(job)}
     timers: dict[tuple[tuple[int, ...], int, int], Timer] = {}
     for number, (key, job) in enumerate(asked.items(), start=1):
         if key not in known:

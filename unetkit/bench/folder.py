@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,11 +54,24 @@ class BenchFolder:
     def state(self, job: BenchJob) -> str:
         """Return where a job stands."""
         place = self.of(job)
-        if (place / RESULT).is_file():
+        if self.has_result(job) and not self.untested(job):
             return DONE
         if held(place):
             return RUNNING
         return BROKEN if (place / FAILED).is_file() else WAITING
+
+    def has_result(self, job: BenchJob) -> bool:
+        """Tell whether a job was trained and tested, even if data that joined later (zero_shot) are not tested yet."""
+        return (self.of(job) / RESULT).is_file()
+
+    def untested(self, job: BenchJob) -> list[str]:
+        """Return the other data that the result of a job does not tell of, of which it has one."""
+        if not job.transfers:
+            return []
+        with suppress(CheckpointError):  # a damaged one is named where it is needed
+            tested = self.result(job)["zero_shot"]
+            return [name for name in job.transfers if name not in tested]
+        return []
 
     def result(self, job: BenchJob) -> dict[str, Any]:
         """Return what a job came to. Raises CheckpointError if its file is damaged, or of a later unetkit."""
@@ -74,9 +87,9 @@ class BenchFolder:
         return tree
 
     def results(self) -> Iterator[tuple[BenchJob, dict[str, Any]]]:
-        """Yield the jobs that are done with what they came to. Raises CheckpointError as `result` does."""
+        """Yield the jobs that have a result with what they came to. Raises CheckpointError as `result` does."""
         for job in self.jobs:
-            if self.state(job) == DONE:
+            if self.has_result(job):
                 yield job, self.result(job)
 
     def reason(self, job: BenchJob) -> str:
@@ -133,27 +146,29 @@ def read_bench_folder(path: Path) -> BenchFolder:
 
 
 def _require_same(old: BenchFolder, new: BenchFolder) -> None:
-    """More models, data sets or seeds may join; what is there must mean the same."""
+    """More models, data sets, seeds or other data may join; what is there must mean the same."""
     now = {job.name: job for job in new.jobs}
     if old.bench.protocol != new.bench.protocol:
         raise RecipeError(f"{new.path}: was begun with protocol={old.bench.protocol}; give the new one name=OTHER")
     for job in old.jobs:
-        if old.state(job) in (WAITING, BROKEN):
+        if not old.has_result(job) and old.state(job) in (WAITING, BROKEN):
             continue
-        if lacks := _other(job, now.get(job.name)):
+        if lacks := _other(job, now.get(job.name), set(old.untested(job))):
             raise RecipeError(
                 f"{new.path}: holds a result of {job.name}, which {lacks}; go on with the old recipe, or give the new "
                 "benchmark name=OTHER"
             )
 
 
-def _other(job: BenchJob, now: BenchJob | None) -> str:
-    """Return in which way a job is not what it was; nothing if it is."""
+def _other(job: BenchJob, now: BenchJob | None, free: Collection[str]) -> str:
+    """Return in which way a job is not what it was; nothing if it is, but for other data that are `free` or new."""
     if now is None:
         return "is not asked for now"
     if now.recipe != job.recipe:
         return "would now be trained by other settings"
-    return "" if now.transfers == job.transfers else "would now be tested on other data (zero_shot)"
+    tested = {name: data for name, data in job.transfers.items() if name not in free}
+    same = all(now.transfers.get(name) == data for name, data in tested.items())
+    return "" if same else "would now be tested on other data (zero_shot)"
 
 
 def _read(path: Path, remedy: str = "delete it to do the job again") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from unetkit.bench.analysis import Scores, Verdict
 from unetkit.bench.drawings import legend
-from unetkit.bench.folder import DONE, BenchFolder
+from unetkit.bench.folder import BenchFolder
 from unetkit.bench.job import RUN
 from unetkit.data.cases import read_case
 from unetkit.evaluation import cases_of_run
@@ -64,5 +64,5 @@ def disagreements(folder: BenchFolder, verdict: Verdict, device: str) -> str:
 
 def _job(folder: BenchFolder, scores: Scores, model: str) -> BenchJob:
     """Return the first done job of a model on the data set."""
-    found = (j for j in folder.jobs if (j.model, j.dataset) == (model, scores.target) and folder.state(j) == DONE)
+    found = (j for j in folder.jobs if (j.model, j.dataset) == (model, scores.target) and folder.has_result(j))
     return next(found)

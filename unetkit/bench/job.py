@@ -12,7 +12,7 @@ import torch
 
 from unetkit.bench.claims import claim, kept, maker_of
 from unetkit.bench.costs import START_OPTIONS
-from unetkit.bench.folder import DONE, BenchFolder
+from unetkit.bench.folder import BenchFolder
 from unetkit.bench.operations import trainable, without_content
 from unetkit.checkpoint import versions
 from unetkit.data.datasets import open_dataset
@@ -55,13 +55,14 @@ def run_job_alone(folder: BenchFolder, job: BenchJob, device: str, ticket: str |
 
 
 def run_job(folder: BenchFolder, job: BenchJob, device: str = "auto", *, shown: bool = False) -> dict[str, Any]:
-    """Do a job from where it stands, and write and return its result; nothing is done for one that has a result.
+    """Do a job from where it stands, and write and return its result.
 
+    A job that has a result is only tested on other data that joined since (zero_shot), if there are any.
     Raises a UnetkitError as `train` and `evaluate_run` do.
     """
     run = folder.of(job) / RUN
-    if folder.state(job) == DONE:
-        return folder.result(job)
+    if folder.has_result(job):
+        return _supplemented(folder, job, run, device)
     _trained(job, run, device, shown)
     if folder.bench.protocol == "ubench":
         scored, side = json.loads((run / "metrics.json").read_text(encoding="utf-8")), "val"
@@ -74,6 +75,16 @@ def run_job(folder: BenchFolder, job: BenchJob, device: str = "auto", *, shown: 
     # a job is never trained on, and the moments of the optimiser are two thirds of what a benchmark would keep
     if (run / BEST).is_file():
         (run / LAST).unlink(missing_ok=True)
+    return result
+
+
+def _supplemented(folder: BenchFolder, job: BenchJob, run: Path, device: str) -> dict[str, Any]:
+    """Return a job's result, after its network was tested on each of the other data that it does not tell of yet."""
+    result = folder.result(job)
+    for name in folder.untested(job):
+        moved = {name: _moved(job, run, job.transfers[name], device)}
+        result = {**result, "zero_shot": {**result["zero_shot"], **moved}}
+        folder.write_result(job, result)
     return result
 
 

@@ -101,7 +101,7 @@ def _write_parquet(path: Path, rows: Sequence[Row]) -> Path | None:
 
 def _rows_of(folder: BenchFolder, job: BenchJob) -> Iterator[Row]:
     state = folder.state(job)
-    if state != DONE:
+    if not folder.has_result(job):
         yield {"schema": SCHEMA, **_names(job, job.dataset), "state": state, "reason": folder.reason(job)}
         return
     result = folder.result(job)
@@ -111,7 +111,7 @@ def _rows_of(folder: BenchFolder, job: BenchJob) -> Iterator[Row]:
         yield {
             "schema": SCHEMA,
             **_names(job, target),
-            "state": state,
+            "state": DONE,
             "reason": "",
             **{key: result[key] for key in shared},
             "cases": len(scores["cases"]),
@@ -120,6 +120,8 @@ def _rows_of(folder: BenchFolder, job: BenchJob) -> Iterator[Row]:
             "device": result["machine"]["device"],
             "torch": result["versions"].get("torch", ""),
         }
+    for target in folder.untested(job):  # joined when the job was done
+        yield {"schema": SCHEMA, **_names(job, target), "state": state, "reason": folder.reason(job)}
 
 
 def _targets(job: BenchJob, result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
