@@ -45,6 +45,15 @@ def test_a_model_that_would_take_too_long_is_counted_and_said_so():
     assert found.gflops
 
 
+def test_what_training_takes_is_counted_or_said_why_not():
+    (found,) = cost_rows(["unet"], Setting((30, 30)))
+    assert (found.activation_mb, found.step_mb) == (None, None)
+    assert found.note.startswith("no memory of training: of one image its batch norm has a single voxel left")
+    (timed,) = cost_rows(["unet"], Setting((30, 30)), seconds=1e-9)
+    assert timed.note.startswith(f"{found.note}; not timed: 7 passes")
+    assert not row("unext_s").note
+
+
 def test_a_size_that_the_model_refuses_becomes_the_next_legal_one():
     (found,) = cost_rows(["unext_s"], Setting((65, 64)))
     assert found.size == catalog()["unext_s"].legal_size((65, 64))
@@ -55,6 +64,8 @@ def test_models_of_other_dims_are_left_out_and_unknown_ones_refused():
     assert "swin_unet" in check_names(None, 2)
     with pytest.raises(ModelError, match="no such model for 3D"):
         check_names(["gcn_multistructure"], 3)
+    with pytest.raises(ModelError, match=r"models=\[\]: names none; give names"):
+        check_names([], 2)
     with pytest.raises(ShapeError, match="two or three side lengths"):
         check_size([64])
 

@@ -115,7 +115,8 @@ def cost_row(
     try:
         row |= _counted(name, options, size, setting, thop)
         if timer is not None:
-            row |= timer.timed(name, options, size, row["gflops"])
+            timed = timer.timed(name, options, size, row["gflops"])
+            row |= {**timed, "note": "; ".join(filter(None, (row.get("note"), timed.get("note"))))}
     except (UnetkitError, RuntimeError) as error:
         row["note"] = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return CostRow(**{"size": size, **row})
@@ -132,7 +133,7 @@ def build(name: str, options: dict[str, Any], size: Sequence[int], setting: Sett
 
 def _counted(
     name: str, options: dict[str, Any], size: Sequence[int], setting: Setting, thop: bool
-) -> dict[str, float | None]:
+) -> dict[str, float | str]:
     network = without_content(lambda: build(name, options, size, setting))
     shape = (1, setting.channels, *size)
     operations = flops(network, shape)
@@ -145,11 +146,11 @@ def _counted(
     }
 
 
-def _of_training(network: nn.Module, shape: Sequence[int]) -> dict[str, float | None]:
+def _of_training(network: nn.Module, shape: Sequence[int]) -> dict[str, float | str]:
     try:
         return {"activation_mb": kept_bytes(network, shape) / 1e6, "step_mb": _step_bytes(network, shape) / 1e6}
     except ValueError:  # batch norm has no spread to learn from where a single image ends in a single voxel
-        return {"activation_mb": None, "step_mb": None}
+        return {"note": "no memory of training: of one image its batch norm has a single voxel left to learn from"}
 
 
 def _step_bytes(network: nn.Module, shape: Sequence[int]) -> int:
@@ -209,7 +210,9 @@ def check_size(size: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_names(names: Sequence[str] | None, dims: int) -> list[str]:
-    """Return models that exist in these dims, all of them for None. Raises ModelError for one that does not."""
+    """Return models that exist in these dims, all of them for None. Raises ModelError for others, and for no name."""
+    if names is not None and not names:
+        raise ModelError("models=[]: names none; give names, as models=[unet], or drop it for all models")
     known = [name for name, info in catalog().items() if dims in info.dims]
     for name in names or ():
         if name not in known:
