@@ -189,6 +189,17 @@ def test_a_metric_of_one_data_set_is_not_lost_by_another(tmp_path):
         bench_data(bench, list(bench.results()), {}, "pq", False, "cpu", pictures=False)
 
 
+@pytest.mark.parametrize(
+    ("size", "wanted"), [((256, 256), ["ubench:dsb, speed by U-Net", "cohort"]), ((32, 32, 32), ["cohort"])]
+)
+def test_frozen_anchors_are_of_networks_that_see_pictures(tmp_path, size, wanted):
+    results = {model: {0: {"a": value, "b": 0.6}} for model, value in (("unet", 0.5), ("unetpp", 0.7))}
+    bench = folder(tmp_path, results, seeds=[0], anchors={"cells": "ubench:dsb"})
+    costs = {("unet", "cells"): {**COSTS["m0"], "size": size}, ("unetpp", "cells"): {**COSTS["m1"], "size": size}}
+    (part,) = bench_data(bench, list(bench.results()), costs, "iou", False, "cpu", pictures=False).parts
+    assert [rating.anchors for rating in part.verdict.ratings] == wanted
+
+
 def test_the_method_tells_which_anchors_are_whose(tmp_path):
     sets = {name: {"data": {"dataset": "phantom2d"}} for name in ("cells", "organs")}
     bench = folder(tmp_path, {}, datasets=sets, anchors={"cells": "ubench:dsb"}).bench

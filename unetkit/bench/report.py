@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unetkit.bench.analysis import Results, Scores, Verdict, collect, costs_of, judge, overall
-from unetkit.bench.costs import Costs, bench_costs, frozen_anchors
+from unetkit.bench.costs import Costs, bench_costs
 from unetkit.bench.folder import BROKEN, DONE, BenchFolder
 from unetkit.bench.gallery import disagreements, gallery
 from unetkit.bench.page import BenchData, Part, render_bench
@@ -189,8 +189,7 @@ def _pictures(folder: BenchFolder, verdict: Verdict, device: str) -> str:
 def _judged(folder: BenchFolder, scores: Scores, costs: Mapping[str, dict[str, Any]]) -> Verdict:
     volumes = any(len(row["size"]) == 3 for row in costs.values())
     # U-Bench has no volumes, so its anchors say nothing of networks that see them
-    frozen = frozen_anchors(folder, _source(folder, scores.target))
-    return judge(scores, {} if volumes and frozen else costs, folder.bench.anchors_of(scores.target))
+    return judge(scores, costs, "cohort" if volumes else folder.bench.anchors_of(scores.target))
 
 
 def _means(results: Results, metric: str, pretrained: bool) -> dict[str, dict[str, float]]:
