@@ -354,7 +354,7 @@ def _require_unseen(job: BenchJob) -> None:
         if (place := _same_place(job.recipe.data, data)) is not None:
             raise RecipeError(
                 f"zero_shot.{name}.data.{place} is where {job.dataset} lies, whose networks would be tested on cases "
-                f"that they were trained on; give another folder, or drop zero_shot.{name}"
+                f"that they were trained on; give other data, or drop zero_shot.{name}"
             )
 
 
