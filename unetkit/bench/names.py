@@ -9,6 +9,8 @@ HEIGHT = 13.0
 _LETTER = 7.3
 """Mean width of a letter of 12 px in the widest of the usual fonts."""
 _RADIUS = 7.0
+_APART = 4.0
+"""What is left free beside a name, so that it is not read as one with the next."""
 _GAPS = (9.0, 15.0, 24.0, 36.0, 50.0, 66.0)
 _FAR = 13.0
 """From this gap on a line leads from the name to its mark."""
@@ -51,8 +53,9 @@ def overlap(a: Box, b: Box) -> float:
 def _around(x: float, y: float, width: float) -> Iterator[Place]:
     """Give the places around a mark, the nearest first; right and above before the rest."""
     for gap in _GAPS:
-        for across, down in ((1, -1), (1, 0), (-1, -1), (-1, 0), (1, 1), (-1, 1), (0, -1), (0, 1)):
-            middle = y + down * gap
+        for across, down in ((1, -1), (1, 0), (0, -1), (1, 1), (0, 1), (-1, -1), (-1, 0), (-1, 1)):
+            # straight above and below, the mark is in the way
+            middle = y + down * (gap if across else gap + _RADIUS)
             at = x + across * gap
             left = (at - width / 2, at, at - width)[across]
             box = (left, middle - HEIGHT / 2, left + width, middle + HEIGHT / 2)
@@ -63,4 +66,5 @@ def _cost(box: Box, dots: Sequence[Box], taken: Sequence[Place], frame: Box) -> 
     """Return what a place covers; to leave the frame is worse than to cover anything."""
     area = (box[2] - box[0]) * (box[3] - box[1])
     outside = area - overlap(box, frame)
-    return 10 * outside + sum(overlap(box, dot) for dot in dots) + sum(overlap(box, one.box) for one in taken)
+    apart = (box[0] - _APART, box[1], box[2] + _APART, box[3])
+    return 10 * outside + sum(overlap(box, dot) for dot in dots) + sum(overlap(apart, one.box) for one in taken)

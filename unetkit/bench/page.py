@@ -137,8 +137,8 @@ def _together(data: BenchData) -> str:
     order = np.argsort(-draws.means, kind="stable")
     rows = [_row(models[i], data.families, draws, int(i)) for i in order]
     return (
-        f"<p>Every data set counts alike{foreign}. Intervals draw cases and training runs anew, for each data set by "
-        f"itself. Ranks hold over the draws with a mean Kendall tau of {draws.stability():.2f}.</p>"
+        f"<p>Every data set counts alike{foreign}. Intervals draw cases anew and add the chance of training, for each "
+        f"data set by itself. Ranks hold over the draws with a mean Kendall tau of {draws.stability():.2f}.</p>"
         + _sortable(["Model", "Family", "Mean", "95 % CI", "Rank, 95 %", "First"], rows)
     )
 
