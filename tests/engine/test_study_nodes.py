@@ -1,6 +1,8 @@
 """Which runs a recipe asks for, in which order, and what each goes by."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from unetkit.engine.study.folder import FAILED, State, StudyFolder, read_study
 from unetkit.engine.study.nodes import Node, build_nodes, is_study, recipe_of
 from unetkit.engine.study.schedule import Schedule
-from unetkit.engine.study.slots import slots
+from unetkit.engine.study.slots import Slot, settle, slots
 from unetkit.recipe import Recipe, resolve
 
 CASCADE = "3d_cascade_fullres"
@@ -107,3 +109,24 @@ def test_on_a_cpu_runs_train_in_turn_unless_several_at_once_are_asked_for():
     assert [slot.device for slot in slots(settings, 5)] == ["cpu"]
     assert len(slots(settings.model_copy(update={"jobs": 3}), 5)) == 3
     assert len(slots(settings.model_copy(update={"jobs": 3}), 2)) == 2
+
+
+def test_runs_at_once_share_the_threads_too(monkeypatch):
+    settings = asked("train.device=cpu", "train.jobs=2").train
+    monkeypatch.setattr("torch.get_num_threads", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert [(slot.threads, slot.cores) for slot in slots(settings, 2)] == [(3, {0, 1, 2}), (3, {3, 4, 5})]
+    assert [slot.threads for slot in slots(settings, 1)] == [0]
+    # a core each: not bound to it, but no more threads than that
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert [(slot.threads, slot.cores) for slot in slots(settings, 2)] == [(1, set())] * 2
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)  # as the user asked OpenMP for
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert [slot.threads for slot in slots(settings, 2)] == [2, 2]
+
+
+def test_a_run_has_the_threads_of_its_slot():
+    words = [sys.executable, "-c", "import torch; print(torch.get_num_threads())"]
+    first = settle(Slot("cpu", threads=1))
+    told = subprocess.run(words, preexec_fn=first, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "1"

@@ -16,16 +16,17 @@ from unetkit.recipe.training import TrainSection
 
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
-_LEAST_SHARE = 4
-"""Cores; bound to fewer, a run would stand still whenever another program is busy on them."""
+_LEAST_SHARE = 2
+"""Cores; bound to a single one, a run would stand still whenever another program is busy on it."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Room for one run at a time: its device, and its cores (none: all that there are)."""
+    """Room for one run at a time: its device, its cores (none: all that there are), its threads (0: one a core)."""
 
     device: str
     cores: frozenset[int] = frozenset()
+    threads: int = 0
 
 
 def slots(settings: TrainSection, runs: int) -> list[Slot]:
@@ -39,17 +40,26 @@ def slots(settings: TrainSection, runs: int) -> list[Slot]:
     devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if several else [str(device)]
     jobs = len(devices) if settings.jobs == "auto" else settings.jobs
     jobs = max(1, min(jobs, runs))
-    shares = _shares(jobs)
-    return [Slot(devices[number % len(devices)], shares[number]) for number in range(jobs)]
+    return [
+        Slot(devices[number % len(devices)], *share)
+        for number, share in enumerate(_shares(jobs, torch.get_num_threads()))
+    ]
 
 
-def _shares(jobs: int) -> list[frozenset[int]]:
-    """Deal out the cores: as many threads and loader processes in each run as there are cores would slow them all."""
+def _shares(jobs: int, threads: int) -> list[tuple[frozenset[int], int]]:
+    """Deal out the cores, and threads for them out of `threads`.
+
+    With as many loader processes in each run as there are cores all would be slow; with as many threads, which wait for
+    each other without giving way, some fifty times as slow.
+    """
+    if jobs == 1:
+        return [(frozenset(), 0)]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    each = len(cores) // jobs
-    if each < _LEAST_SHARE:
-        return [frozenset()] * jobs
-    return [frozenset(cores[number * each : (number + 1) * each]) for number in range(jobs)]
+    each = (len(cores) or os.cpu_count() or 1) // jobs
+    threads = max(1, min(each, threads))
+    if not cores or each < _LEAST_SHARE:
+        return [(frozenset(), threads)] * jobs
+    return [(frozenset(cores[number * each : (number + 1) * each]), threads) for number in range(jobs)]
 
 
 def settle(slot: Slot) -> Callable[[], None]:
@@ -63,6 +73,8 @@ def settle(slot: Slot) -> Callable[[], None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         if slot.cores:
             os.sched_setaffinity(0, slot.cores)
+        if slot.threads:
+            os.putenv("OMP_NUM_THREADS", str(slot.threads))  # the only way to tell OpenMP before it starts
         if library is not None:
             # else it would go on unseen, and write into the folder that a resumed study works in
             library.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
