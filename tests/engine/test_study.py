@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -28,6 +29,17 @@ from unetkit.evaluation import read_evaluation
 
 # a patch that sees little of a volume, so that the data have a lower resolution
 CASCADE = ("plan.configuration=3d_cascade_fullres", "plan.planner=unetkit", "data.patch_size=[8,8,8]")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Runs at once share the threads, and how sums are split over these shows in the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
