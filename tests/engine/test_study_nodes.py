@@ -114,10 +114,10 @@ def test_on_a_cpu_runs_train_in_turn_unless_several_at_once_are_asked_for():
 def test_runs_at_once_share_the_threads_too(monkeypatch):
     settings = asked("train.device=cpu", "train.jobs=2").train
     monkeypatch.setattr("torch.get_num_threads", lambda: 64)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
-    assert [(slot.threads, slot.cores) for slot in slots(settings, 2)] == [(3, {0, 1, 2}), (3, {3, 4, 5})]
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert [(slot.threads, slot.cores) for slot in slots(settings, 2)] == [(4, {0, 1, 2, 3}), (4, {4, 5, 6, 7})]
     assert [slot.threads for slot in slots(settings, 1)] == [0]
-    # a core each: not bound to it, but no more threads than that
+    # few cores each: not bound to them, but no more threads than that
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
     assert [(slot.threads, slot.cores) for slot in slots(settings, 2)] == [(1, set())] * 2
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)  # as the user asked OpenMP for

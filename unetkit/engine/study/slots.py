@@ -16,8 +16,8 @@ from unetkit.recipe.training import TrainSection
 
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
-_LEAST_SHARE = 2
-"""Cores; bound to a single one, a run would stand still whenever another program is busy on it."""
+_LEAST_SHARE = 4
+"""Cores; bound to fewer, a run would stand still whenever another program is busy on them."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _shares(jobs: int, threads: int) -> list[tuple[frozenset[int], int]]:
     """Deal out the cores, and threads for them out of `threads`.
 
     With as many loader processes in each run as there are cores all would be slow; with as many threads, which wait for
-    each other without giving way, some fifty times as slow.
+    each other without giving way, tens of times as slow.
     """
     if jobs == 1:
         return [(frozenset(), 0)]
