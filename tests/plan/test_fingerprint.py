@@ -186,6 +186,15 @@ def test_damaged_parts_are_measured_anew(volumes, tmp_path, content):
     assert measure(both(volumes), ["a", "b"], home=tmp_path) == found
 
 
+def test_a_damaged_bit_that_reads_as_a_password_is_damage_too(volumes, tmp_path):
+    found = measure(both(volumes), ["a", "b"], home=tmp_path)
+    for path in tmp_path.rglob("*.npz"):
+        content = bytearray(path.read_bytes())
+        content[content.index(b"PK\x01\x02") + 8] |= 1  # flags of the first entry
+        path.write_bytes(bytes(content))
+    assert measure(both(volumes), ["a", "b"], home=tmp_path) == found
+
+
 def test_a_cache_that_cannot_be_written_is_only_noted(volumes, tmp_path):
     (tmp_path / "file").write_text("")
     found = measure(both(volumes), ["a", "b"], home=tmp_path / "file")

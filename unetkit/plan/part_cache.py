@@ -11,6 +11,7 @@ import json
 import os
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -52,7 +53,7 @@ class PartCache:
             with np.load(path, allow_pickle=False) as arrays:
                 part = _from_arrays({name: arrays[name] for name in arrays.files})
         # zlib and zipfile raise many kinds over damaged bytes; whatever it is, the case is measured anew
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, NotImplementedError):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
             return None
         with suppress(OSError):
             os.utime(path)  # still in use: not to be swept away
