@@ -47,6 +47,14 @@ def test_two_of_batch_one_are_one_of_batch_two(trained, kind):
         torch.testing.assert_close(one[name], value, rtol=near, atol=near * float(value.abs().max()), msg=name)
 
 
+def test_two_by_the_clock_go_by_that_of_the_first(trained):
+    one, two = (load_file(trained / f"clock_{rank}.safetensors") for rank in (0, 1))
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []  # rates and the end were the same
+    records = read_log(trained / "clock" / "log.jsonl")
+    assert 55 < records[-1]["seconds"] < 70
+    assert records[-1]["step"] == one["step"] > 20
+
+
 @pytest.mark.parametrize("kind", two_processes.SHARDED)
 def test_shared_out_parameters_train_alike_and_through_a_checkpoint(trained, kind):
     number = two_processes.SHARDED.index(kind)

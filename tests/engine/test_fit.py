@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_task import PLAN, SquareLoader, TinyNet, build, small_recipe
+from tiny_task import PLAN, Clock, SquareLoader, TinyNet, build, small_recipe
 
 from unetkit.checkpoint import load_checkpoint
 from unetkit.engine.faults import Load, explained, out_of_memory
 from unetkit.engine.fit import READ_EVERY, Score, fit
 from unetkit.engine.log import RunLog, read_log
-from unetkit.engine.pulse import Decision, Pulse
 from unetkit.engine.state import LAST, Progress, Saver
 from unetkit.errors import CheckpointError, RecipeError
 
@@ -145,17 +144,6 @@ def test_time_that_is_over_at_the_end_of_an_epoch_validates_too(make_job):
     assert validated == [progress.step]
 
 
-class Clock:
-    """Time that moves on by the same tick whenever somebody looks at it."""
-
-    def __init__(self, tick: float) -> None:
-        self.now, self.tick = 1000.0, tick
-
-    def monotonic(self) -> float:
-        self.now += self.tick
-        return self.now
-
-
 def test_minutes_alone_are_a_whole_schedule_with_validations_at_equal_shares(make_job, monkeypatch, capsys):
     monkeypatch.setattr("unetkit.engine.fit.time", Clock(0.05))
     recipe = small_recipe(epochs=None, max_minutes=1.0, validations=4, schedule={"name": "cosine"})
@@ -200,20 +188,6 @@ def test_validations_are_as_many_as_asked_at_equal_shares_of_the_steps(make_job,
 def test_a_training_has_an_end():
     with pytest.raises(ValueError, match=r"epochs=null needs max_minutes=NUMBER"):
         small_recipe(epochs=None)
-
-
-def test_processes_go_by_the_clock_of_the_first():
-    class Two:
-        world = 2
-
-        def gather(self, mine):
-            asked, _, spent = mine
-            return [(asked, Decision("", False, 0.25), spent), mine]
-
-    pulse = Pulse(Two())
-    assert pulse.decide(Decision("", False, 0.5), closing=True).over == 0.25
-    pulse._due = 10
-    assert pulse.decide(Decision("", False, 0.6), closing=False).over is None  # what was agreed on holds
 
 
 class Scripted:

@@ -6,11 +6,12 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
-from tiny_task import PLAN, SquareLoader, Squares, TinyNet, dice_on_held_out, small_recipe
+from tiny_task import PLAN, Clock, SquareLoader, Squares, TinyNet, dice_on_held_out, small_recipe
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -131,6 +132,7 @@ def run(rank: int, folder: str) -> None:
             save_file(train(kind, group, "fsdp", cut=home), home / f"sharded{number}_{rank}.safetensors")
         faults(group, home)
         interrupted(group, home)
+        by_the_clock(group, home)
     dist.destroy_process_group()
 
 
@@ -183,6 +185,20 @@ def interrupted(group: Group, home: Path) -> None:
         with suppress_as(ends[name]):
             fit(job, Stepper(TinyNet(), loss, recipe.train, torch.device("cpu"), group))
     (home / f"ends_{group.share.rank}.json").write_text(json.dumps(ends))
+
+
+def by_the_clock(group: Group, home: Path) -> None:
+    """Write what a training of a minute ends with on both, whose clocks are not equally fast."""
+    recipe = small_recipe(epochs=None, max_minutes=1.0, validations=2, batch_size=1)
+    folder = home / "clock"
+    folder.mkdir(exist_ok=True)
+    job = Job(recipe, PLAN, folder, SquareLoader(batch_size=1), 7, dice_on_held_out, shown=False)
+    torch.manual_seed(0)
+    loss = build_loss(recipe.train.loss, PLAN.labels)
+    stepper = Stepper(TinyNet(), loss, recipe.train, torch.device("cpu"), group)
+    with patch("unetkit.engine.fit.time", Clock(0.05 if group.leads else 0.15)):
+        step = fit(job, stepper).step
+    save_file(weights_of(stepper) | {"step": torch.tensor(step)}, home / f"clock_{group.share.rank}.safetensors")
 
 
 @contextmanager

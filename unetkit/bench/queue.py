@@ -47,12 +47,13 @@ class _Queue:
     def __init__(self, folder: BenchFolder, engine: Engine, device: str, retry: bool, shown: bool) -> None:
         self.folder, self.engine, self.device, self.retry, self.shown = folder, engine, device, retry, shown
         skipped = {DONE} if retry else {DONE, BROKEN}
-        self.waiting = deque(job for job in folder.jobs if folder.state(job) not in skipped)
+        states = [folder.state(job) for job in folder.jobs]
+        self.waiting = deque(job for job, state in zip(folder.jobs, states, strict=True) if state not in skipped)
         self.begun: dict[str, tuple[BenchJob, Claim]] = {}
         self.losses: Counter[str] = Counter()
         self.bar = tqdm(
             total=len(folder.jobs),
-            initial=sum(folder.state(job) == DONE for job in folder.jobs),
+            initial=states.count(DONE),
             unit="job",
             desc=folder.path.name,
             dynamic_ncols=True,

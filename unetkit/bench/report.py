@@ -70,7 +70,8 @@ def bench_data(
     verdicts = {t: _judged(folder, scores, costs_of(costs, _source(folder, t))) for t, scores in found.items()}
     own = {target: verdict for target, verdict in verdicts.items() if target in folder.bench.datasets}
     parts = [_part(folder, costs, target, verdict, others) for target, verdict in verdicts.items()]
-    states = Counter(folder.state(job) for job in folder.jobs)
+    states = [folder.state(job) for job in folder.jobs]
+    counts = Counter(states)
     models = labelled(folder.bench)
     shown = [model for model in models if any(model in scores.models for scores in found.values())]
     return BenchData(
@@ -78,8 +79,8 @@ def bench_data(
         parts,
         overall(list(own.values())),
         method(folder.bench, metric, pretrained) | _left_out(results, found, metric, pretrained),
-        {job.name: folder.reason(job) for job in folder.jobs if folder.state(job) == BROKEN},
-        len(folder.jobs) - states[DONE] - states[BROKEN],
+        {job.name: folder.reason(job) for job, state in zip(folder.jobs, states, strict=True) if state == BROKEN},
+        len(folder.jobs) - counts[DONE] - counts[BROKEN],
         {model: catalog()[str(models[model]["name"])].family for model in shown},
         machine(pick_device(device)),
         versions(),

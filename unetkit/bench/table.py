@@ -100,9 +100,8 @@ def _write_parquet(path: Path, rows: Sequence[Row]) -> Path | None:
 
 
 def _rows_of(folder: BenchFolder, job: BenchJob) -> Iterator[Row]:
-    state = folder.state(job)
     if not folder.has_result(job):
-        yield {"schema": SCHEMA, **_names(job, job.dataset), "state": state, "reason": folder.reason(job)}
+        yield _undone(folder, job, job.dataset)
         return
     result = folder.result(job)
     shared = ("pretrained", "params_m", "steps", "train_seconds", "split")
@@ -120,8 +119,13 @@ def _rows_of(folder: BenchFolder, job: BenchJob) -> Iterator[Row]:
             "device": result["machine"]["device"],
             "torch": result["versions"].get("torch", ""),
         }
-    for target in folder.untested(job):  # joined when the job was done
-        yield {"schema": SCHEMA, **_names(job, target), "state": state, "reason": folder.reason(job)}
+    joined = [target for target in job.transfers if target not in result["zero_shot"]]  # when the job was done
+    yield from (_undone(folder, job, target) for target in joined)
+
+
+def _undone(folder: BenchFolder, job: BenchJob, target: str) -> Row:
+    told = {"state": folder.state(job), "reason": folder.reason(job)}
+    return {"schema": SCHEMA, **_names(job, target), **told}
 
 
 def _targets(job: BenchJob, result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
