@@ -49,7 +49,10 @@ class Budget(Section):
                 "give steps=NUMBER, epochs=NUMBER or minutes=NUMBER; with minutes beside another, the first ends a job"
             )
         if self.steps is not None and self.epochs is not None:
-            raise ValueError(f"steps={self.steps} and epochs={self.epochs} are two lengths; keep one")
+            raise ValueError(
+                f"steps={self.steps} and epochs={self.epochs} are two lengths; keep one, as budget.steps=null drops "
+                "the other"
+            )
         if self.epochs is not None and self.validations > self.epochs:
             raise ValueError(
                 f"validations={self.validations} in {counted(self.epochs, 'epoch')}: one an epoch at most; give "
